@@ -1,0 +1,98 @@
+"""Look inside language and vision transformers, on numbers you can trust.
+
+    import activarium as act
+
+    model = act.load("scribe")
+    rec = model.run(["Anna gave Tom the book ."], read="blocks.*.mlp.post")
+    act.show(act.analyses.lazy_neurons(rec))
+
+Rooms load when they are first touched: importing activarium brings neither torch nor jax nor pandas.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from activarium import analyses as analyses
+    from activarium import edits as edits
+    from activarium import testing as testing
+    from activarium import widgets as widgets
+    from activarium.activations import Activations as Activations
+    from activarium.activations import Recording as Recording
+    from activarium.capture import load as load
+    from activarium.capture import wrap as wrap
+    from activarium.results import identical as identical
+    from activarium.results import load as load_result  # noqa: F401
+    from activarium.store import open_store as open  # noqa: F401
+    from activarium.widgets import show as show
+    from activarium.workflows.capture import capture as capture
+    from activarium.workflows.capture import plan as plan
+
+# Public name → where it lives. A place without a colon is a room: `act.edits.Add`.
+_NAMES = {
+    "Activations": "activarium.activations:Activations",
+    "Recording": "activarium.activations:Recording",
+    "analyses": "activarium.analyses",
+    "capture": "activarium.capture",  # a room that can be called, see _CallableRoom
+    "edits": "activarium.edits",
+    "identical": "activarium.results:identical",
+    "load": "activarium.capture:load",
+    "load_result": "activarium.results:load",
+    "open": "activarium.store:open_store",
+    "plan": "activarium.workflows.capture:plan",
+    "show": "activarium.widgets:show",
+    "testing": "activarium.testing",
+    "widgets": "activarium.widgets",
+    "wrap": "activarium.capture:wrap",
+}
+__all__ = [*_NAMES, "__version__"]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+class _CallableRoom(ModuleType):
+    """The room `activarium.capture` and the call `act.capture(…)` share a name: the room answers to both."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Run a model over data and keep what was read: see `activarium.workflows.capture.capture`."""
+        return self._workflow(*args, **options)
+
+    @property
+    def _workflow(self) -> Any:
+        return import_module("activarium.workflows.capture").capture
+
+    @property
+    def __wrapped__(self) -> Any:  # so that editors and `help` show the signature of the workflow
+        return self._workflow
+
+
+class _FrontDoor(ModuleType):
+    """Python binds a room here whenever anything imports it first; that moment is used to make `capture` callable."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "capture" and type(value) is ModuleType:
+            value.__class__ = _CallableRoom
+        super().__setattr__(name, value)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        from activarium.errors import unknown
+
+        # AttributeError as well, or hasattr() and copy would stumble.
+        raise AttributeError(str(unknown("name in activarium", name, sorted(_NAMES))))
+    room, _, attribute = _NAMES[name].partition(":")
+    value = import_module(room)
+    if attribute:
+        value = getattr(value, attribute)
+        setattr(sys.modules[__name__], name, value)
+    return sys.modules[__name__].__dict__[name]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+sys.modules[__name__].__class__ = _FrontDoor

@@ -1,0 +1,368 @@
+"""What was read: `Activations` (one site, named axes, a row index) and `Recording` (site → Activations)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activarium.errors import AxisError, CapacityError, InputError, UnknownSite, unknown
+from activarium.rows import Rows
+
+if TYPE_CHECKING:
+    import jax
+    import pandas
+
+    from activarium.attention import AttentionSpec
+
+AXES = frozenset(
+    "batch layer head position row example query key d_model d_head d_mlp vocab feature class "
+    "height width channel expert slot pair step".split()
+)
+BUDGET = 4 << 30  # bytes that `need` may bring into memory at once
+
+
+class Part(Protocol):
+    """A piece of a tensor that can be brought into memory: a shard slice, or something computed on demand."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def load(self) -> Tensor: ...
+
+
+class Computed:
+    """A part that is calculated when asked for, such as an attention pattern from its queries and keys."""
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype, compute: Callable[[], Tensor]) -> None:
+        self.shape, self.dtype, self.load = tuple(shape), dtype, compute
+
+
+class Activations:
+    """The values of one site, or of a layer-wise stack of sites, with named axes.
+
+    In memory it is one tensor; from a store it holds shard slices that are read when asked for. Sites that belong to
+    an example rather than to a row (attention patterns) hold one part per example.
+
+    Attributes:
+        site: Where it was read, `blocks.3.mlp.post`; for a stack the pattern that was asked for.
+        axes: Axis names of `need()`.
+        labels: Names along an axis, where there are any.
+        index: The row table of its row space: example, position, token, kind, … per row.
+        space: Name of that row space.
+        provenance: Model, data and settings it came from.
+    """
+
+    def __init__(
+        self,
+        values: Tensor | Part | Sequence[Tensor | Part],
+        axes: str | Sequence[str],
+        *,
+        site: str = "",
+        labels: Mapping[str, Sequence[str]] | None = None,
+        index: Rows | None = None,
+        space: str = "",
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.axes = tuple(axes.split()) if isinstance(axes, str) else tuple(axes)
+        self._parts: list[Tensor | Part] = list(values) if isinstance(values, (list, tuple)) else [values]  # type: ignore[list-item]
+        self.site, self.labels, self.index, self.space = site, dict(labels or {}), index, space
+        self.provenance = provenance if provenance is not None else {}
+        self._members: tuple[Activations, ...] = ()
+        self._check()
+
+    def _check(self) -> None:
+        strange = [a for a in self.axes if a not in AXES]
+        if strange:
+            raise unknown("axis", strange[0], sorted(AXES))
+        for part in self._parts:
+            if len(part.shape) != len(self.axes):
+                shape = tuple(part.shape)
+                raise AxisError(f"{self.site or 'Values'} of shape {shape} have {len(shape)} axes; {' '.join(self.axes)!r} name {len(self.axes)}.")
+
+    @classmethod
+    def stack(cls, members: Sequence[Activations], names: Sequence[str], site: str) -> Activations:
+        """Sites of the same shape as one, with a leading `layer` axis; nothing is copied before it is asked for."""
+        first = members[0]
+        for member in members[1:]:
+            if member.axes != first.axes or member.shape != first.shape:
+                raise AxisError(
+                    f"{first.site} has shape {first.shape}, {member.site} has {member.shape}: they cannot be stacked. Ask for one row space at a time."
+                )
+        parts = [_stacked([m._parts[i] for m in members]) for i in range(len(first._parts))]
+        made = cls(parts, ("layer", *first.axes), site=site, labels=first.labels | {"layer": list(names)}, index=first.index, space=first.space, provenance=first.provenance)
+        made._members = tuple(members)
+        return made
+
+    @property
+    def ragged(self) -> bool:
+        """True where every example has its own size (patterns): use `.example(e)` or `.padded()`."""
+        return "row" not in self.axes and "query" in self.axes and len(self._parts) > 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size along each axis; rows of all parts together. For ragged sites the first axis of the answer is the number of examples."""
+        if self.ragged:
+            return (len(self._parts), *(int(max(p.shape[i] for p in self._parts)) for i in range(len(self.axes))))
+        sizes = list(self._parts[0].shape)
+        along = self._along
+        sizes[along] = sum(int(p.shape[along]) for p in self._parts)
+        return tuple(int(n) for n in sizes)
+
+    @property
+    def _along(self) -> int:
+        return next((self.axes.index(a) for a in ("row", "example") if a in self.axes), 0)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the numbers as they were captured."""
+        return self._parts[0].dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all of it takes in memory."""
+        return sum(int(np.prod(p.shape)) for p in self._parts) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self._parts) if self.ragged else self.shape[self._along]
+
+    def layers(self) -> dict[str, Activations]:
+        """The members of a stack by layer name; a single site is its own only layer."""
+        if not self._members:
+            return {self.site: self}
+        return dict(zip(self.labels["layer"], self._members, strict=True))
+
+    def batches(self) -> Iterator[Tensor]:
+        """The parts one after the other, each brought into memory on its own. Analyses that scale use this."""
+        for part in self._parts:
+            yield _load(part)
+
+    def need(self, axes: str, *, budget: int = BUDGET) -> Tensor:
+        """All of it as one tensor with exactly these axes; no copy if it is one tensor already.
+
+        Raises:
+            AxisError: The axes are others; the message shows both.
+            CapacityError: It would take more than `budget` bytes.
+        """
+        if tuple(axes.split()) != self.axes or self.ragged:
+            have = " ".join(self.axes)
+            hint = "Ask for one example with .example(e), or for .padded()." if self.ragged else _axis_hint(axes.split(), self.axes)
+            raise AxisError(f"This needs axes {axes!r}; {self.site or 'it'} has {have!r} with shape {self.shape}.\n           {hint}")
+        if self.nbytes > budget and not isinstance(self._parts[0], Tensor):
+            raise CapacityError(
+                f"{self.site} takes {self.nbytes:,} bytes, more than the budget of {budget:,}. Go through .batches(), or pass budget={self.nbytes}."
+            )
+        return _load(self._parts[0]) if len(self._parts) == 1 else torch.cat(list(self.batches()), dim=self._along)
+
+    @property
+    def tensor(self) -> Tensor:
+        """All of it as one tensor, axes as in `.axes`."""
+        return self.need(" ".join(self.axes))
+
+    def numpy(self) -> np.ndarray:
+        """All of it for numpy; bfloat16 becomes float32, exactly."""
+        values = self.tensor.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+
+    def jax(self) -> jax.Array:
+        """All of it for JAX."""
+        import jax.numpy
+
+        return jax.numpy.asarray(self.numpy())
+
+    def rows(self, index: Sequence[int] | np.ndarray | Tensor) -> Tensor:
+        """The chosen rows, in the order asked for; only the parts that hold them are read."""
+        wanted = torch.as_tensor(np.asarray(index), dtype=torch.long)
+        total = len(self)
+        if wanted.numel() and (int(wanted.min()) < 0 or int(wanted.max()) >= total):
+            raise InputError(f"{self.site} has rows 0 to {total - 1}; asked for {int(wanted.min())} to {int(wanted.max())}.")
+        along, start, pieces, places = self._along, 0, [], []
+        for part in self._parts:
+            size = int(part.shape[along])
+            here = ((wanted >= start) & (wanted < start + size)).nonzero().flatten()
+            if len(here):
+                pieces.append(_load(part).index_select(along, (wanted[here] - start).to(_device(part))))
+                places.append(here)
+            start += size
+        if not pieces:
+            return _load(self._parts[0]).narrow(along, 0, 0)
+        order = torch.cat(places).argsort()
+        return torch.cat(pieces, dim=along).index_select(along, order.to(pieces[0].device))
+
+    def example(self, example: int) -> Activations:
+        """The rows (or the pattern) of one example."""
+        if self.index is None:
+            raise InputError(f"{self.site or 'These activations'} have no row index, so there is no example {example}.")
+        span = self.index.span(example)
+        labels = dict(self.labels)
+        if "query" in self.axes:
+            order = self.index.examples.index(example)
+            names = [str(t) for t in self.index["text"][span]]
+            part = self._parts[order]
+            if part.shape[self.axes.index("query")] == len(names):
+                labels["query"] = names
+            if part.shape[self.axes.index("key")] == len(names):
+                labels["key"] = names
+            return Activations(part, self.axes, site=self.site, labels=labels, provenance=self.provenance)
+        values = self.rows(np.arange(span.start, span.stop))
+        return Activations(values, self.axes, site=self.site, labels=labels, index=self.index.take(span), space=self.space, provenance=self.provenance)
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """Ragged examples as one dense tensor `example … query key` and its boolean mask of real cells; zero elsewhere."""
+        if "query" not in self.axes:
+            raise AxisError(f"{self.site} has axes {' '.join(self.axes)!r}: only per-example sites (patterns, scores) are padded.")
+        parts = [_load(p) for p in self._parts]
+        sizes = [max(p.shape[i] for p in parts) for i in range(len(self.axes))]
+        values = parts[0].new_zeros((len(parts), *sizes))
+        mask = torch.zeros((len(parts), *sizes), dtype=torch.bool, device=values.device)
+        for i, part in enumerate(parts):
+            corner = (i, *(slice(0, n) for n in part.shape))
+            values[corner], mask[corner] = part, True
+        return values, mask
+
+    def mean(self, axis: str) -> Activations:
+        """Average over one axis (in float64 for row counts that grow)."""
+        if axis not in self.axes:
+            raise AxisError(f"There is no axis {axis!r} to average; {self.site} has {' '.join(self.axes)!r}.")
+        at = self.axes.index(axis)
+        rest = tuple(a for a in self.axes if a != axis)
+        labels = {a: v for a, v in self.labels.items() if a != axis}
+        whole = at == self._along and axis == "row"
+        values: Any = self.tensor.double().mean(at) if whole else [_load(p).mean(at) for p in self._parts]
+        return Activations(values, rest, site=self.site, labels=labels, index=None if whole else self.index, space=self.space, provenance=self.provenance)
+
+    def __repr__(self) -> str:
+        kind = "ragged " if self.ragged else ""
+        return f"Activations({self.site!r}, {' '.join(self.axes)!r}, {kind}shape {self.shape}, {str(self.dtype).removeprefix('torch.')})"
+
+
+class Recording(Mapping[str, Activations]):
+    """What a run, a capture or a store holds: site → Activations, one row table per row space, and where it came from.
+
+    `rec["blocks.3.mlp.post"]` is one site; `rec["blocks.*.mlp.post"]` is a lazy stack with a leading `layer` axis.
+
+    Attributes:
+        rows: Row space → row table (`""` for models with a single stack).
+        provenance: Model, certificate, data, dtype, batch plan, versions.
+        metric: After `run(..., metrics=…)`: metric name → tensor with axis `example`.
+        gradient: After `backward()`: a Recording of gradients at the sites that were read.
+        attention: `blocks.3.attn` → how its pattern follows from queries and keys, where those were read.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[str, Activations],
+        rows: Mapping[str, Rows],
+        provenance: Mapping[str, Any] | None = None,
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
+        self._sites, self.rows = dict(sites), dict(rows)
+        self.provenance = provenance if provenance is not None else {}
+        self._aliases = dict(aliases or {})
+        self.metric: dict[str, Tensor] = {}
+        self.gradient: Recording | None = None
+        self.attention: dict[str, AttentionSpec] = {}
+        self._backward: Callable[[str], Recording] | None = None
+
+    def __getitem__(self, name: str) -> Activations:
+        if is_pattern(name):
+            names = matching(name, [*self._sites, *self._aliases])
+            if not names:
+                raise unknown("site", name, self._sites, UnknownSite)
+            return Activations.stack([self[n] for n in names], names, name)
+        name = self._aliases.get(name, name)
+        if name not in self._sites:
+            raise unknown("site in this recording", name, [*self._sites, *self._aliases], UnknownSite)
+        return self._sites[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (name in self._sites or name in self._aliases)
+
+    def table(self, space: str | None = None) -> pandas.DataFrame:
+        """The row table of one row space, by default the one with most rows."""
+        if space is None:
+            space = max(self.rows, key=lambda s: len(self.rows[s]))
+        if space not in self.rows:
+            raise unknown("row space", space, self.rows)
+        return self.rows[space].frame()
+
+    @property
+    def logits(self) -> Activations:
+        """What the head answers: `row vocab` or `example class`."""
+        return self["logits"]
+
+    def backward(self, metric: str | None = None) -> Recording:
+        """Gradients of one metric, summed over examples, at every site that was read; also kept as `.gradient`.
+
+        Raises:
+            InputError: The run had no metric, or was not made with `grad=True`.
+        """
+        if self._backward is None:
+            raise InputError("This recording has nothing to differentiate. Run with metrics=… and grad=True, then call backward().")
+        if metric is None:
+            metric = next(iter(self.metric))
+        if metric not in self.metric:
+            raise unknown("metric", metric, self.metric)
+        self.gradient = self._backward(metric)
+        return self.gradient
+
+    def __repr__(self) -> str:
+        tables = ", ".join(f"{len(r)} rows{' of ' + s if s else ''}" for s, r in self.rows.items())
+        lines = [f"  {n}  {' '.join(a.axes)}  {a.shape}" for n, a in list(self._sites.items())[:40]]
+        more = [f"  … {len(self) - 40} more"] if len(self) > 40 else []
+        return "\n".join([f"Recording({len(self)} sites, {tables})", *lines, *more])
+
+
+def is_pattern(name: str) -> bool:
+    """Does this name select several sites?"""
+    return not name.startswith("module:") and any(c in name for c in "*{")
+
+
+def matching(pattern: str, names: Sequence[str]) -> list[str]:
+    """Names that a pattern selects: `*` for one part of a name, `{0,3}` for alternatives, `{2..5}` for a range; layers in order."""
+    chunks = re.split(r"(\*|\{[^}]*\})", pattern)
+    built = "".join(_expression(c) for c in chunks)
+    found = [n for n in dict.fromkeys(names) if re.fullmatch(built, n)]
+    return sorted(found, key=lambda n: [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in n.split(".")])
+
+
+def _expression(chunk: str) -> str:
+    if chunk == "*":
+        return r"[^.]+"
+    if not chunk.startswith("{"):
+        return re.escape(chunk)
+    span = re.fullmatch(r"\{(\d+)\.\.(\d+)\}", chunk)
+    choices = [str(i) for i in range(int(span[1]), int(span[2]) + 1)] if span else [c.strip() for c in chunk[1:-1].split(",")]
+    return "(?:" + "|".join(map(re.escape, choices)) + ")"
+
+
+def _axis_hint(wanted: Sequence[str], have: Sequence[str]) -> str:
+    extra = [a for a in have if a not in wanted]
+    if extra and [a for a in have if a in wanted] == list(wanted):
+        return f"Average the extra axis first: .mean({extra[0]!r})."
+    if "layer" in wanted and "layer" not in have:
+        return "Ask the recording for a stack of sites: rec['blocks.*.…']."
+    return "Choose another site, or arrange the tensor with einops."
+
+
+def _load(part: Tensor | Part) -> Tensor:
+    return part if isinstance(part, Tensor) else part.load()
+
+
+def _device(part: Tensor | Part) -> torch.device:
+    return part.device if isinstance(part, Tensor) else torch.device("cpu")
+
+
+def _stacked(parts: Sequence[Tensor | Part]) -> Part:
+    return Computed((len(parts), *parts[0].shape), parts[0].dtype, lambda: torch.stack([_load(p) for p in parts]))

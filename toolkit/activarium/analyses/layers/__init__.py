@@ -1,0 +1,1 @@
+"""What happens from layer to layer: when an answer appears, and what each block adds to it."""

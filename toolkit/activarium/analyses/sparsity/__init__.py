@@ -1,0 +1,1 @@
+"""How few neurons work at a time, and how often."""

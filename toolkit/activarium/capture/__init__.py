@@ -1,0 +1,9 @@
+"""The room that knows models: load or wrap one, read and edit its named sites, prove that they are right."""
+
+from activarium.capture._certify import Certificate, Check, certify
+from activarium.capture._inputs import Inputs, Space
+from activarium.capture._load import load, wrap
+from activarium.capture._runner import TorchRunner
+from activarium.capture._sites import Place, Site, SiteTable
+
+__all__ = ["Certificate", "Check", "Inputs", "Place", "Site", "SiteTable", "Space", "TorchRunner", "certify", "load", "wrap"]

@@ -1,0 +1,306 @@
+"""The certificate: on these weights and these versions, what is read and written at a site is what the model computes."""
+
+from __future__ import annotations
+
+import copy
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activarium.activations import Recording
+from activarium.capture._identities import BlockAlgebra, Identity, exit_identities
+from activarium.capture._inputs import Inputs
+from activarium.capture._spaces import probe_pixels, probe_tokens
+from activarium.edits import Add, Where
+from activarium.errors import ActivariumError, CertificateError
+
+if TYPE_CHECKING:
+    from activarium.capture._runner import TorchRunner
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+WRITABLE = ("resid_pre", "attn.in", "attn.q", "attn.k", "attn.q_rot", "attn.k_rot", "attn.v", "attn.z", "attn.proj", "attn.out", "resid_mid", "cross.in", "cross.q",
+            "cross.k", "cross.v", "cross.z", "cross.out", "resid_cross", "mlp.in", "mlp.pre", "mlp.act", "mlp.up", "mlp.post", "mlp.proj", "mlp.out", "resid_post")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was tried.
+
+    Attributes:
+        name: What was tried.
+        site: Where; the worst one if there were several.
+        gap: Largest difference relative to the site's largest value.
+        tolerance: Largest gap that passes.
+        count: How many sites were tried.
+        note: What else was found.
+    """
+
+    name: str
+    site: str
+    gap: float
+    tolerance: float
+    count: int = 1
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Within tolerance."""
+        return self.gap <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """All checks of one load.
+
+    Attributes:
+        checks: In the order they were made.
+        mode: `full`, `quick` or `none`.
+        algebra: Stack → how its blocks add up (`pre-norm`, `parallel`, `post-norm`).
+        missing: How many sites of the vocabulary the model does not have.
+    """
+
+    checks: tuple[Check, ...]
+    mode: str
+    algebra: dict[str, str]
+    missing: int = 0
+
+    @classmethod
+    def none(cls) -> Certificate:
+        """Nothing was proven."""
+        return cls((), "none", {})
+
+    @property
+    def verdict(self) -> str:
+        """One word or two."""
+        if self.mode == "none":
+            return "uncertified"
+        failed = [c for c in self.checks if not c.passed]
+        return f"refused ({len(failed)} checks failed)" if failed else f"certified ({self.mode}, {sum(c.count for c in self.checks)} checks)"
+
+    def require(self) -> None:
+        """Raise unless every check passed.
+
+        Raises:
+            CertificateError: Names the check, the site and the size of the gap.
+        """
+        failed = [c for c in self.checks if not c.passed]
+        if failed:
+            lines = [f"  {c.name} at {c.site}: gap {c.gap:.2g}, tolerance {c.tolerance:.0e}{'; ' + c.note if c.note else ''}" for c in failed[:8]]
+            raise CertificateError("\n".join(["What would be read is not what this model computes:", *lines, "Pass certify=False to read it uncertified, at your own risk."]))
+
+    def summary(self) -> dict[str, Any]:
+        """For a manifest."""
+        worst = max((c.gap for c in self.checks), default=0.0)
+        return {"verdict": self.verdict, "mode": self.mode, "algebra": dict(self.algebra), "worst_gap": worst, "checks": len(self.checks)}
+
+    def _lines(self) -> list[list[str]]:
+        return [[("ok" if c.passed else "FAILED"), c.name, c.site, f"{c.gap:.1e}", f"{c.tolerance:.0e}", str(c.count), c.note] for c in self.checks]
+
+    def __repr__(self) -> str:
+        lines = [["", "check", "worst at", "gap", "allowed", "sites", ""], *self._lines()]
+        widths = [max(len(line[i]) for line in lines) for i in range(7)]
+        algebra = ", ".join(f"{k or 'blocks'} {v}" for k, v in self.algebra.items())
+        return "\n".join([f"Certificate: {self.verdict}; {algebra}", *("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)])
+
+    def _repr_html_(self) -> str:
+        rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in line) + "</tr>" for line in self._lines())
+        head = "".join(f"<th>{c}</th>" for c in ("", "check", "worst at", "gap", "allowed", "sites", ""))
+        return f"<strong>{html.escape(self.verdict)}</strong><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def certify(model: TorchRunner, *, full: bool = True) -> Certificate:
+    """Try everything on a small probe batch; `full` adds the write tests. Nothing is raised: ask the certificate.
+
+    Returns:
+        The certificate, with one line per kind of check and the worst site of each.
+    """
+    model.certificate = Certificate.none()
+    return _Examiner(model).examine(full)
+
+
+class _Examiner:
+    def __init__(self, model: TorchRunner) -> None:
+        self.model = model
+        self.tolerance = TOLERANCE.get(model.dtype, 2e-2)
+        self.checks: list[Check] = []
+        self.inputs = probe_inputs(model)
+        self.reads = [n for n, s in model.sites.items() if n.rpartition(".")[2] not in ("scores", "head_out")]
+
+    def examine(self, full: bool) -> Certificate:
+        self._sums_found()
+        try:
+            recording = self._instrumented()
+        except ActivariumError as error:
+            self._note("every site fires once", str(error).split(" ", 1)[0], float("inf"), note=str(error))
+            return self._certificate(full)
+        self._identities(recording)
+        self._padding(recording)
+        if full and all(c.passed for c in self.checks):
+            self._writes(recording)
+        return self._certificate(full)
+
+    def _certificate(self, full: bool) -> Certificate:
+        algebra = {name: stack.blocks[0].algebra for name, stack in self.model.anatomy.stacks.items()}
+        return Certificate(tuple(self.checks), "full" if full else "quick", algebra, len(self.model.sites.missing))
+
+    def _note(self, name: str, site: str, gap: float, tolerance: float | None = None, count: int = 1, note: str = "") -> None:
+        self.checks.append(Check(name, site, gap, self.tolerance if tolerance is None else tolerance, count, note))
+
+    def _sums_found(self) -> None:
+        """A block whose writers are all known must be the sum of what they write."""
+        for stack in self.model.anatomy.stacks.values():
+            for i, block in enumerate(stack.blocks):
+                if block.algebra == "unknown" and {"attn.proj", "mlp.proj"} <= set(block.places):
+                    self._note("block is the sum of its writers", f"{stack.prefix}blocks.{i}.resid_post", float("inf"), note="something else is added inside the block")
+
+    def _instrumented(self) -> Recording:
+        """The same forward untouched and with every hook in place: bit for bit the same."""
+        batch, seen = self.inputs.batch, []
+        arguments = {k: v.to(self.model.device) for k, v in batch.arguments.items()}
+        with torch.no_grad():
+            plain = self.model._forward(batch, arguments)
+
+        def forward(given: dict[str, Tensor]) -> Any:
+            seen.append(self.model._forward(batch, given))
+            return seen[-1]
+
+        recording = self.model._run(batch, self.reads, (), None, False, None, forward)
+        pairs = [(k, v, seen[0][k]) for k, v in plain.items() if isinstance(v, Tensor)]
+        wrong = [(k, float((a - b).abs().max())) for k, a, b in pairs if not torch.equal(a, b)]
+        self._note("untouched forward = instrumented forward", wrong[0][0] if wrong else "the answer", wrong[0][1] or float("inf") if wrong else 0.0, 0.0, len(pairs))
+        self._note("every site fires once", "all", 0.0, 0.0, len(self.reads))
+        return recording
+
+    # --- reads
+
+    def _block_identities(self, recording: Recording) -> Iterator[Identity]:
+        for stack in self.model.anatomy.stacks.values():
+            for i in range(len(stack.blocks)):
+                yield from BlockAlgebra(self.model, recording, stack.name, i).all()
+        yield from exit_identities(self.model, recording, list(self.model.anatomy.stacks))
+
+    def _identities(self, recording: Recording) -> None:
+        worst: dict[str, tuple[float, str, int]] = {}
+        for identity in self._block_identities(recording):
+            gap, site, count = worst.get(identity.name, (-1.0, "", 0))
+            worst[identity.name] = (max(gap, identity.gap), identity.site if identity.gap > gap else site, count + 1)
+        doubtful = [name for name, (gap, _, _) in worst.items() if gap > self.tolerance]
+        wide = self._upcast_gaps() if doubtful and self.model.dtype != torch.float64 else {}
+        for name, (gap, site, count) in worst.items():
+            if name in doubtful and wide.get(name, 1.0) <= 1e-9:
+                self._note(name, site, gap, max(gap, self.tolerance), count, f"rounding: the gap is {wide[name]:.0e} in float64")
+            else:
+                self._note(name, site, gap, None, count)
+
+    def _upcast_gaps(self) -> dict[str, float]:
+        """The same identities in float64: rounding disappears, a bug stays."""
+        from activarium.capture._runner import TorchRunner
+
+        try:
+            model = TorchRunner(self.model.name, copy.deepcopy(self.model.torch_module).double(), self.model._encoder, self.model.anatomy)
+            model.certificate = Certificate.none()
+            examiner = _Examiner(model)
+            recording = model.run(examiner.inputs, examiner.reads)
+            gaps: dict[str, float] = {}
+            for identity in examiner._block_identities(recording):
+                gaps[identity.name] = max(gaps.get(identity.name, 0.0), identity.gap)
+        except (RuntimeError, ActivariumError):  # code that only runs in its own dtype cannot be told from a bug
+            return {}
+        return gaps
+
+    def _padding(self, together: Recording) -> None:
+        """Every example alone gives the rows it has in a padded batch."""
+        gap, worst, count = 0.0, "all", 0
+        rowwise = [n for n in self.reads if self.model.sites[n].rows != "example" and n.rpartition(".")[2] != "pattern"]
+        for e in range(len(self.inputs)):
+            alone = self.model.run(self.inputs.select([e]), rowwise)
+            for name in rowwise:
+                whole, single = together[name], alone[name].tensor.double()
+                rows = whole.tensor[whole.index.span(e)].double()  # type: ignore[union-attr]
+                size = float((rows - single).abs().max() / single.abs().max().clamp_min(1e-30)) if rows.shape == single.shape else float("inf")
+                if not size <= gap:
+                    gap, worst = size, name
+            count += len(rowwise)
+        self._note("padded batch = one by one", worst, gap, None, count)
+
+    # --- writes
+
+    def _writes(self, recording: Recording) -> None:
+        """A small change at a site must change what follows by the block's algebra, and nothing before it."""
+        gap, worst, count, notes = 0.0, "", 0, []
+        for stack in self.model.anatomy.stacks.values():
+            for i in sorted({0, len(stack.blocks) // 2, len(stack.blocks) - 1}):
+                for short in WRITABLE:
+                    name = f"{stack.prefix}blocks.{i}.{short}"
+                    if name in self.model.sites:
+                        size, why = self._write(recording, stack.name, i, name)
+                        count += 1
+                        if size > gap:
+                            gap, worst, notes = size, name, [why]
+        self._note("a write changes what follows, as computed by hand", worst or "all", gap, None, count, notes[0] if gap > self.tolerance else "")
+
+    def _write(self, base: Recording, stack: str, i: int, name: str) -> tuple[float, str]:
+        """Gap and reason for one site."""
+        model = self.model
+        values = base[name].tensor
+        generator = torch.Generator().manual_seed(i)
+        delta = torch.randn(values.shape[1:], generator=generator).to(values) * float(values.double().std().clamp_min(1e-3)) * 0.1
+        # A first token sees only itself, so its query decides nothing; a picture's first row is what pooled heads read.
+        position = 0 if model._encoder.spaces[base[name].space or stack].modality == "vision" else 1
+        edit = Add(name, delta, where=Where(examples=(0,), positions=(position,)))
+        around = [n for n in self.reads if n.startswith(f"{model.anatomy.stacks[stack].prefix}blocks.") or n.rpartition(".")[2] == "final_norm" or n == "logits"]
+        after = model.run(self.inputs, around, edits=[edit])
+        row = base[name].index.span(0).start + edit.where.positions[0]  # type: ignore[union-attr,index]
+        wanted = values.clone()
+        wanted[row] += delta
+        changed = {model.sites.find(name).name} | self._carriers(name)
+        problems = [(Identity("", name, after[name].tensor, wanted).gap, "the written value is not what a read gives back")]
+        problems += [(d.gap, f"{d.site}: {d.name} no longer holds") for d in self._around(after, stack, i) if model.sites.find(d.site).name not in changed]
+        gap, why = max(problems)
+        entry = f"{model.anatomy.stacks[stack].prefix}blocks.{i}.resid_pre"
+        if not name.endswith("resid_pre") and not torch.equal(after[entry].tensor, base[entry].tensor):
+            return float("inf"), f"writing {name} changed {entry}, which comes before it"
+        if self._reaches(base, after, stack, i, name):
+            return gap, why
+        return float("inf"), f"writing {name} changed nothing that follows"
+
+    def _carriers(self, name: str) -> set[str]:
+        """Sites that a write to a sum goes through."""
+        stem, _, leaf = name.rpartition(".")
+        if leaf not in ("resid_mid", "resid_cross") or self.model.post_norm(name):
+            return set()
+        return {self.model.sites.find(f"{stem}.{'cross' if leaf == 'resid_cross' else 'attn'}.out").name}
+
+    def _around(self, recording: Recording, stack: str, i: int) -> Iterator[Identity]:
+        yield from BlockAlgebra(self.model, recording, stack, i).all()
+        if i + 1 < len(self.model.anatomy.stacks[stack].blocks):
+            yield from BlockAlgebra(self.model, recording, stack, i + 1)._entrance("attn")
+        else:
+            yield from exit_identities(self.model, recording, [stack])
+
+    def _reaches(self, base: Recording, after: Recording, stack: str, i: int, name: str) -> bool:
+        prefix = self.model.anatomy.stacks[stack].prefix
+        ends = [f"{prefix}blocks.{i}.resid_post"] if not name.endswith("resid_post") else [f"{prefix}blocks.{i + 1}.attn.in", f"{prefix}final_norm", "logits"]
+        there = [n for n in ends if n in base and n in after]
+        return not there or any(not torch.equal(base[n].tensor, after[n].tensor) for n in there)
+
+
+def probe_inputs(model: TorchRunner) -> Inputs:
+    """A small ragged batch of random tokens or pixels."""
+    encoder = model._encoder
+    special = tuple(getattr(encoder.tokenizer, "all_special_ids", ()) or ())
+    data: dict[str, Any] = {}
+    for k, space in enumerate(encoder.spaces.values()):
+        if space.modality == "vision":
+            data[space.name] = probe_pixels(space, 3, model.dtype, seed=7)
+            continue
+        lengths = [min(n, space.limit or n) for n in (7 + k, 4 + k, 2 + k)]
+        texts = probe_tokens(space, 3, max(lengths), seed=7 + k, avoid=special)
+        data[space.name] = [torch.cat([torch.tensor([space.start] if space.start is not None else []).long(), t[: n - (space.start is not None)]]) for t, n in zip(texts, lengths, strict=True)]
+    policy = {"bos": "none (probe)", "pad": int(getattr(encoder.tokenizer, "pad_token_id", None) or 0)}
+    return Inputs(data, np.arange(3), encoder.spaces, policy, encoder.words, encoder.special)

@@ -1,0 +1,49 @@
+"""How a site's values lie in a module's raw tensor: whole, cut into heads, or one part of a fused projection."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from activarium.capture._trace import first_tensor
+
+Cut = tuple[str | int, ...] | None
+
+
+def read_cut(raw: Tensor, cut: Cut) -> Tensor:
+    """The site's view of a raw tensor `… width`; never a copy where a view will do.
+
+    Cuts: `None` whole; `("part", start, stop)` a slice; `("heads", start, stop, heads)` a slice in heads;
+    `("interleaved", part, parts, heads)` where every head holds its own query, key and value.
+    """
+    if cut is None:
+        return raw
+    if cut[0] == "part":
+        return raw[..., cut[1] : cut[2]]  # type: ignore[misc]
+    if cut[0] == "heads":
+        return raw[..., cut[1] : cut[2]].unflatten(-1, (cut[3], -1))  # type: ignore[misc,arg-type]
+    _, part, parts, heads = cut
+    return raw.unflatten(-1, (heads, parts, -1))[..., part, :]  # type: ignore[arg-type]
+
+
+def write_cut(raw: Tensor, values: Tensor, cut: Cut) -> Tensor:
+    """A raw tensor with the site's values replaced; the original is left alone and gradients flow."""
+    if cut is None:
+        return values
+    if cut[0] == "interleaved":
+        _, part, parts, heads = cut
+        pieces = list(raw.unflatten(-1, (heads, parts, -1)).unbind(-2))  # type: ignore[arg-type]
+        pieces[part] = values  # type: ignore[index]
+        return torch.stack(pieces, -2).flatten(-3)
+    flat = values.flatten(-2) if cut[0] == "heads" else values
+    return torch.cat([raw[..., : cut[1]], flat, raw[..., cut[2] :]], -1)  # type: ignore[misc]
+
+
+def replace_first(output: object, tensor: Tensor) -> object:
+    """A module's output with its first tensor replaced, in the container it came in."""
+    if isinstance(output, Tensor):
+        return tensor
+    items = list(output)  # type: ignore[call-overload]
+    at = next(i for i, v in enumerate(items) if v is first_tensor(output))
+    items[at] = tensor
+    return type(output)(items)

@@ -1,0 +1,244 @@
+"""Sites found in a model: blocks from what its class declares, roles by arithmetic on one traced forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from activarium.capture._block import Block, resolve_block, same
+from activarium.capture._inputs import Space
+from activarium.capture._interface import Kernel, watching
+from activarium.capture._sites import Place, Site, SiteTable
+from activarium.capture._trace import AttentionCall, Call, Trace, tracing
+
+
+@dataclass
+class Stack:
+    """One chain of blocks: `""`, `encoder`, `decoder`, `vision` or `text`."""
+
+    name: str
+    blocks: list[Block]
+    container: bool
+    final_norm: str | None = None
+
+    @property
+    def prefix(self) -> str:
+        """What its site names start with."""
+        return f"{self.name}." if self.name else ""
+
+
+@dataclass
+class Anatomy:
+    """Everything the probe found out about a model."""
+
+    sites: SiteTable
+    stacks: dict[str, Stack] = field(default_factory=dict)
+    embeddings: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+
+
+class _Seen:
+    """Records attention kernels during a trace."""
+
+    def __init__(self, trace: Trace, tick: Any, paths: Mapping[int, str]) -> None:
+        self.trace, self.tick, self.paths = trace, tick, paths
+
+    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: Kernel, options: dict[str, Any]) -> Any:
+        start = self.tick()
+        z, weights = kernel(module, q, k, v, mask, **options)
+        plain = {name: value for name, value in options.items() if not isinstance(value, Tensor)}
+        self.trace.attention.append(AttentionCall(self.paths[id(module)], start, *(t.detach().clone() for t in (q, k, v, z)), mask, plain))
+        return z, weights
+
+
+def trace_model(model: nn.Module, arguments: Mapping[str, Any]) -> Trace:
+    """One forward with everything recorded."""
+    trace = Trace()
+    paths = {id(m): p for p, m in model.named_modules()}
+    with tracing(model, trace) as tick, watching(model, _Seen(trace, tick, paths)):
+        trace.output = model(**arguments)
+    return trace
+
+
+def find_sites(model: nn.Module, trace: Trace, arguments: Mapping[str, Any], spaces: Mapping[str, Space], title: str) -> Anatomy:
+    """The site table of a model from one trace."""
+    chains = _chains(model, trace)
+    names = _stack_names([c[0].path for c in chains], spaces)
+    if not chains or len(set(names)) != len(chains) or not set(names) <= set(spaces):
+        reason = "no chain of blocks was recognised in this model; only module:PATH can be read"
+        answer = _answer(trace.output, next(reversed(spaces)))
+        return Anatomy(SiteTable([Site(n, "row d_model", missing=reason) for n in ("embed", "blocks.0.resid_post")] + answer, title))
+    anatomy = Anatomy(SiteTable([], title))
+    sites: list[Site] = []
+    for name, chain in zip(names, chains, strict=True):
+        stack = Stack(name, [resolve_block(trace, call) for call in chain], chain[0].container)
+        anatomy.stacks[name], anatomy.rows[name] = stack, chain[0].output.shape[1]  # type: ignore[union-attr]
+        width = chain[0].output.shape[-1]  # type: ignore[union-attr]
+        sites += _entrance(trace, chain[0], spaces[name], arguments, anatomy, width)
+        for i in range(len(chain)):
+            sites += _block_sites(stack, i, "encoder" if name == "decoder" else name)
+        if spaces[name].length:
+            sites = [_no_pattern(s) if s.rows == name else s for s in sites]
+        sites.append(_final_norm(trace, chain[-1], stack, width))
+    sites += _answer(trace.output, next(reversed(spaces)))
+    anatomy.sites = SiteTable(sites, title)
+    return anatomy
+
+
+def _chains(model: nn.Module, trace: Trace) -> list[list[Call]]:
+    """Blocks in order of execution, cut where one block's input is not the block before's output."""
+    classes = _block_classes(model)
+    calls = [c for c in trace.calls if isinstance(c.module, classes) and c.output is not None and c.output.ndim == 3]
+    chains: list[list[Call]] = []
+    for call in calls:
+        if chains and any(same(t, chains[-1][-1].output) for t in call.inputs.values() if t.shape == call.output.shape):  # type: ignore[union-attr]
+            chains[-1].append(call)
+        elif any(t.shape == call.output.shape for t in call.inputs.values()):  # type: ignore[union-attr]
+            chains.append([call])
+    return chains
+
+
+def _block_classes(model: nn.Module) -> tuple[type, ...]:
+    """What the model classes themselves declare as blocks; else the longest list of like modules."""
+    found: set[type] = set()
+    for module in model.modules():
+        declared = (getattr(module, "_can_record_outputs", None) or {}).get("hidden_states", ())
+        for one in declared if isinstance(declared, (list, tuple)) else [declared]:
+            found.add(getattr(one, "target_class", one))
+    if not found:
+        lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1 and len({type(b) for b in m}) == 1]
+        found = {type(max(lists, key=len)[0])} if lists else set()
+    return tuple(c for c in found if isinstance(c, type))
+
+
+def _stack_names(paths: Sequence[str], spaces: Mapping[str, Space]) -> list[str]:
+    if len(paths) == 1 and "" in spaces:
+        return [""]
+    names = []
+    for path in paths:
+        parts = [p.removesuffix("_model").removesuffix("_tower") for p in path.split(".")]
+        names.append(next((s for s in spaces if s and s in parts), "?"))
+    return names
+
+
+def _entrance(trace: Trace, first: Call, space: Space, arguments: Mapping[str, Any], anatomy: Anatomy, width: int) -> list[Site]:
+    prefix = f"{space.name}." if space.name else ""
+    given = arguments[space.argument]
+    sites = []
+    if space.modality == "vision":
+        outer = next((c for c in trace.calls for t in c.inputs.values() if t.shape == given.shape and torch.equal(t, given)), None)
+        key = next((k for k, t in outer.inputs.items() if t.shape == given.shape), 0) if outer else 0
+        place = Place(outer.path, "input", key) if outer else None
+        sites.append(Site(f"{prefix}pixels", "example channel height width", "example", tuple(given.shape[1:]), place, missing=None if place else "no module takes the pixels in"))
+    embedding = _embedding_call(trace, given, first)
+    rows = f"{prefix}patch" if space.modality == "vision" else space.name
+    if embedding is not None:
+        anatomy.embeddings[space.name] = embedding.path
+        shape = (embedding.output.shape[1 if embedding.output.ndim == 4 else -1],)  # type: ignore[union-attr]
+        sites.append(Site(f"{prefix}token_embed", "row d_model", rows, shape, Place(embedding.path, "output"), note="patches only" if rows.endswith("patch") else ""))
+    else:
+        sites.append(Site(f"{prefix}token_embed", "row d_model", rows, missing="no embedding of these inputs was seen"))
+    sites.append(Site(f"{prefix}embed", "row d_model", space.name, (width,), same_as=f"{prefix}blocks.0.resid_pre"))
+    return sites
+
+
+def _embedding_call(trace: Trace, given: Tensor, first: Call) -> Call | None:
+    """The last module before the blocks that takes ids or pixels and gives one vector per token or patch."""
+    before = [c for c in trace.calls if c.start < first.start and c.end < first.start and c.output is not None and c.output.is_floating_point()]
+    fits = [c for c in before if any(t.shape == given.shape and torch.equal(t, given) for t in c.inputs.values())]
+    if not given.is_floating_point():
+        fits = [c for c in fits if isinstance(c.module, nn.Embedding)]
+    return fits[-1] if fits else None
+
+
+AXES = {
+    "resid_pre": "row d_model", "attn.in": "row d_model", "attn.q": "row head d_head", "attn.k": "row head d_head", "attn.v": "row head d_head",
+    "attn.q_rot": "row head d_head", "attn.k_rot": "row head d_head", "attn.scores": "head query key", "attn.pattern": "head query key",
+    "attn.z": "row head d_head", "attn.head_out": "row head d_model", "attn.proj": "row d_model", "attn.out": "row d_model",
+    "resid_mid": "row d_model", "resid_cross": "row d_model", "mlp.in": "row d_model", "mlp.pre": "row d_mlp", "mlp.act": "row d_mlp",
+    "mlp.up": "row d_mlp", "mlp.post": "row d_mlp", "mlp.proj": "row d_model", "mlp.out": "row d_model", "resid_post": "row d_model",
+}  # fmt: skip
+
+
+def _order(block: Block) -> list[tuple[str, str]]:
+    """Short names in reading order, cross-attention after self-attention."""
+    names = list(AXES.items())
+    if "cross" in block.attention:
+        at = next(i for i, (n, _) in enumerate(names) if n == "resid_cross")
+        names[at:at] = [(n.replace("attn.", "cross."), a) for n, a in names if n.startswith("attn.")]
+        return names
+    return [(n, a) for n, a in names if n != "resid_cross"]
+
+
+def _block_sites(stack: Stack, i: int, key_rows: str) -> list[Site]:
+    block, prefix = stack.blocks[i], f"{stack.prefix}blocks.{i}."
+    return [_block_site(stack, block, i, prefix, short, axes, key_rows) for short, axes in _order(block)]
+
+
+def _block_site(stack: Stack, block: Block, i: int, prefix: str, short: str, axes: str, key_rows: str) -> Site:
+    room, _, leaf = short.partition(".")
+    site = Site(prefix + short, axes, stack.name, _shape(block, room, leaf), block.places.get(short), missing=block.missing.get(short))
+    if room == "cross" and leaf in ("k", "v", "k_rot"):
+        site = replace(site, rows=key_rows)
+    if short == "resid_pre" and i > 0:
+        return replace(site, same_as=f"{stack.prefix}blocks.{i - 1}.resid_post")
+    if short in block.equal:
+        equal = prefix + block.equal[short]
+        return replace(site, same_as=equal, kind="rotary" if leaf.endswith("_rot") else "place", note=f"equals {leaf[0]}" if leaf.endswith("_rot") else "")
+    if leaf in ("q_rot", "k_rot"):
+        lacking = None if room in block.attention else "its attention does not pass through the attention interface"
+        return replace(site, kind="rotary", missing=lacking)
+    if leaf in ("scores", "pattern", "head_out"):
+        needed = f"{room}.z" if leaf == "head_out" else None
+        lacking = block.missing.get(needed) if needed else None if room in block.attention else "its attention does not pass through the attention interface"
+        return replace(site, kind="derived", missing=lacking)
+    if site.place is None and not site.missing:
+        return replace(site, missing="it was not found in this block")
+    return site
+
+
+def _no_pattern(site: Site) -> Site:
+    if site.name.rpartition(".")[2] not in ("scores", "pattern"):
+        return site
+    return replace(site, missing="this tower pads every text to full length and attends to its pads, which are no rows")
+
+
+def _shape(block: Block, room: str, leaf: str) -> tuple[int, ...]:
+    sizes = block.sizes
+    if leaf in ("q", "q_rot", "z", "k", "k_rot", "v"):
+        width = sizes.get(f"{room}.d_value" if leaf in ("z", "v") else f"{room}.d_head", 0)
+        return (sizes.get(f"{room}.kv_heads" if leaf[0] in "kv" else f"{room}.heads", 0), width)
+    if leaf in ("scores", "pattern"):
+        return ()
+    if leaf == "head_out":
+        return (sizes.get(f"{room}.heads", 0), sizes["d_model"])
+    return (sizes.get("d_mlp", 0) if room == "mlp" and leaf in ("pre", "act", "up", "post") else sizes["d_model"],)
+
+
+def _final_norm(trace: Trace, last: Call, stack: Stack, width: int) -> Site:
+    """What the head reads: the norm after the last block, on all rows or on the pooled one."""
+    name, y = f"{stack.prefix}final_norm", last.output
+    assert y is not None
+    for call in (c for c in trace.calls if c.start > last.end and c.output is not None):
+        value = next(iter(call.inputs.values()), None)
+        if same(value, y) and call.output.numel() == y.numel() and not same(call.output, y) and value.shape == y.shape:  # type: ignore[union-attr]
+            stack.final_norm = call.path
+            return Site(name, "row d_model", stack.name, (width,), Place(call.path, "output"))
+        if value is not None and value.ndim == 2 and same(value, y[:, 0]) and call.output.shape == value.shape:  # type: ignore[union-attr]
+            stack.final_norm = call.path
+            return Site(name, "example d_model", "example", (width,), Place(call.path, "output"), note="pooled")
+    return Site(name, "row d_model", stack.name, (width,), same_as=f"{stack.prefix}blocks.{len(stack.blocks) - 1}.resid_post", note="no norm after the last block")
+
+
+def _answer(output: Any, last_space: str) -> list[Site]:
+    for attribute in ("logits", "logits_per_image"):
+        value = getattr(output, attribute, None)
+        if isinstance(value, Tensor):
+            rowwise = value.ndim == 3
+            axes, rows = ("row vocab", last_space) if rowwise else ("example class", "example")
+            return [Site("logits", axes, rows, (value.shape[-1],), Place("", "output", attribute), kind="answer")]
+    return [Site("logits", "row vocab", missing="this class has no head; load the class that has one (…ForCausalLM, …ForImageClassification)")]

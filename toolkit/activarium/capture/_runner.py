@@ -1,0 +1,445 @@
+"""A Hugging Face model as a Runner: named sites to read and edit, gradients, weights, read-outs, resumed forwards."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from activarium.activations import Activations, Computed, Recording
+from activarium.attention import scores_and_pattern
+from activarium.capture import _weights
+from activarium.capture._encode import Encoder
+from activarium.capture._inputs import Batch, Inputs
+from activarium.capture._probe import Anatomy
+from activarium.capture._resume import Resume
+from activarium.capture._session import Session, Stop, as_rows
+from activarium.capture._sites import Place, Site
+from activarium.edits import Edit
+from activarium.errors import InputError, unknown
+from activarium.metrics import Metric
+
+if TYPE_CHECKING:
+    from activarium.capture._certify import Certificate
+
+
+class TorchRunner:
+    """A model whose activations can be read and edited by name. Made by `act.load` and `act.wrap`.
+
+    Attributes:
+        name: Name or folder it was loaded under.
+        torch_module: The Hugging Face model itself.
+        tokenizer: Its tokenizer, if any.
+        processor: Its image processor, if any.
+        sites: All sites, as a table that prints itself.
+        certificate: What was proven about them at load.
+    """
+
+    certificate: Certificate
+
+    def __init__(self, name: str, model: nn.Module, encoder: Encoder, anatomy: Anatomy) -> None:
+        self.name, self.torch_module, self.anatomy, self.sites = name, model, anatomy, anatomy.sites
+        self._encoder = encoder
+        self.tokenizer, self.processor = encoder.tokenizer, encoder.processor
+        self._lock = threading.RLock()  # widget messages arrive on another thread
+        self._standing: list[Edit] = []
+        self._modules = dict(model.named_modules())
+        self._paths = {id(m): p for p, m in self._modules.items()}
+        self._attention = self._attention_names()
+
+    # --- what it is
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(p.dtype for p in self.torch_module.parameters() if p.is_floating_point())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return next(self.torch_module.parameters()).device
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes of a classifier, in the order of its logits."""
+        table = getattr(self.torch_module.config, "id2label", None)
+        site = self.sites.missing.get("logits") is None and self.sites["logits"]
+        return [str(table[i]) for i in range(site.shape[0])] if site and table and site.axes == "example class" and len(table) == site.shape[0] else None
+
+    @property
+    def eager(self) -> bool:
+        """Does attention run eager (and not a fused kernel)?"""
+        return (self.torch_module.config._attn_implementation or "eager").endswith("eager")
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Name, weight hash, dtype, kernel and versions: what a store or Result is stamped with."""
+        import transformers
+
+        return {
+            "name": self.name,
+            "class": type(self.torch_module).__name__,
+            "weight_hash": weight_hash(self.torch_module),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "kernel": self.torch_module.config._attn_implementation,
+            "processor_hash": self._encoder.hash,
+            "certificate": self.certificate.summary(),
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        }
+
+    def module(self, path: str) -> nn.Module:
+        """A module by its dotted path."""
+        if path not in self._modules:
+            raise unknown("module in this model", path, self._modules)
+        return self._modules[path]
+
+    def path_of(self, module: nn.Module) -> str:
+        """Dotted path of a module."""
+        return self._paths[id(module)]
+
+    def _attention_names(self) -> dict[tuple[str, int], str]:
+        names: dict[tuple[str, int], str] = {}
+        for stack in self.anatomy.stacks.values():
+            for i, block in enumerate(stack.blocks):
+                for room, path in block.attention.items():
+                    names[path, block.turn] = f"{stack.prefix}blocks.{i}.{room}"
+        return names
+
+    def attention_name(self, path: str, turn: int) -> str | None:
+        """`blocks.3.attn` for the module that calls the attention kernel."""
+        return self._attention.get((path, turn))
+
+    def site(self, name: str) -> Site:
+        """A site of the vocabulary, or any module's output as `module:PATH`."""
+        if name.startswith("module:"):
+            path = name.removeprefix("module:")
+            self.module(path)
+            return Site(name, "row d_model", place=Place(path, "output"), kind="module", note="uncertified")
+        return self.sites.find(name)
+
+    def block_entry(self, name: str) -> Place:
+        """Where the stream enters a block, `blocks.3`."""
+        prefix, _, number = name.rpartition("blocks.")
+        stack = self.anatomy.stacks.get(prefix.rstrip("."))
+        if stack is None or not number.isdigit() or int(number) >= len(stack.blocks):
+            raise unknown("block", name, [f"{s.prefix}blocks.{i}" for s in self.anatomy.stacks.values() for i in range(len(s.blocks))])
+        return stack.blocks[int(number)].places["resid_pre"]
+
+    def post_norm(self, name: str) -> bool:
+        """Is this site in a stack whose norms follow the sums?"""
+        stack = self.anatomy.stacks[self.sites[name].rows if self.sites[name].rows in self.anatomy.stacks else ""]
+        return stack.blocks[0].algebra == "post-norm"
+
+    def row_space(self, name: str, edit: Edit) -> str:
+        """Row space of a site that an edit touches."""
+        if name.startswith("module:"):
+            return next(iter(self._encoder.spaces))
+        return self.sites[name].rows
+
+    # --- running
+
+    def inputs(self, data: Any, *, bos: Any = "tokenizer") -> Inputs:
+        """Text, token ids, images or a dict of them, encoded without padding.
+
+        Args:
+            data: A text, a list of texts, token ids, images, or a dict (`text images encoder decoder input_ids attention_mask pixel_values`).
+            bos: `"tokenizer"` adds the special tokens that the tokenizer adds; True makes sure that a text begins with BOS; False adds none.
+
+        Raises:
+            InputError: Empty, too long, out of range, or of the wrong size or mode; the message says which and what to do.
+        """
+        return data if isinstance(data, Inputs) else self._encoder.encode(data, bos)
+
+    def run(
+        self,
+        inputs: Any,
+        read: str | Sequence[str] = (),
+        *,
+        edits: Sequence[Edit] = (),
+        metrics: Metric | Mapping[str, Metric] | None = None,
+        grad: bool = False,
+        stop_after: str | None = None,
+        bos: Any = "tokenizer",
+    ) -> Recording:
+        """One forward over one right-padded batch: read sites after edits, measure the answer.
+
+        Args:
+            inputs: See `inputs`.
+            read: Site names and patterns (`blocks.*.mlp.post`); `module:PATH` reads any module.
+            edits: Applied in list order, after those of `edited`.
+            metrics: One or several scalars of the logits; they come back as `rec.metric` with axis `example`.
+            grad: Keep the graph, so that `rec.backward(name)` gives gradients at every site read.
+            stop_after: End the forward once this site was read.
+
+        Returns:
+            Recording of the sites, with `logits` if the forward was not cut short.
+
+        Raises:
+            UnknownSite: A name that does not exist; nearest names are listed.
+            SilentHook: A requested site did not fire exactly once.
+        """
+        batch = self.inputs(inputs, bos=bos).batch
+        with self._lock:
+            return self._run(batch, read, edits, metrics, grad, stop_after, lambda arguments: self._forward(batch, arguments))
+
+    __call__ = run
+
+    def _run(self, batch: Batch, read: Any, edits: Any, metrics: Any, grad: bool, stop_after: str | None, forward: Callable[..., Any]) -> Recording:
+        if self.torch_module.training:
+            raise InputError(f"{self.name} is in training mode, where dropout changes what is read. Call model.torch_module.eval() first.")
+        names = self.sites.select(read)
+        session = Session(self, batch, self._needed(names), [*self._standing, *edits], grad, stop_after, _patterns(names))
+        arguments = {k: v.to(self.device) for k, v in batch.arguments.items()}
+        output = None
+        with session.hooked(), nullcontext() if grad else torch.no_grad():
+            try:
+                output = forward(arguments)
+            except Stop:
+                pass
+        session.check_fired()
+        return self._recording(session, names, output, metrics)
+
+    def _forward(self, batch: Batch, arguments: dict[str, Tensor]) -> Any:
+        given = set(batch.inputs.data)
+        if len(self._encoder.spaces) > 1 and given < set(self._encoder.spaces):
+            method = {"vision": "get_image_features", "text": "get_text_features"}.get(next(iter(given)))
+            if method is None:
+                raise InputError(f"{self.name} needs texts for {' and '.join(self._encoder.spaces)}; found only {', '.join(given)}.")
+            return getattr(self.torch_module, method)(**arguments)
+        return self.torch_module(**arguments, **self._encoder.quiet)
+
+    def _needed(self, names: Sequence[str]) -> list[str]:
+        """Sites that must be read so that the wanted ones can be given."""
+        needed = []
+        for name in names:
+            stem, _, leaf = name.rpartition(".")
+            needed += {"scores": [f"{stem}.q_rot", f"{stem}.k_rot"], "pattern": [f"{stem}.q_rot", f"{stem}.k_rot"], "head_out": [f"{stem}.z"]}.get(leaf, [name])
+            if leaf in ("resid_mid", "resid_cross") and self.sites.find(name).kind == "place":
+                needed.append(self._gradient_site(name))
+        return [self.site(n).name for n in dict.fromkeys(needed) if self.site(n).kind != "answer"]
+
+    def _gradient_site(self, name: str) -> str:
+        """Where a site's whole gradient is seen: a sum of stream and write is no module, so it is taken at the write."""
+        stem, _, leaf = name.rpartition(".")
+        if leaf not in ("resid_mid", "resid_cross") or self.post_norm(name):
+            return name
+        return self.sites.find(f"{stem}.{'cross' if leaf == 'resid_cross' else 'attn'}.out").name
+
+    # --- what comes back
+
+    def _recording(self, session: Session, names: Sequence[str], output: Any, metrics: Any) -> Recording:
+        sites = {name: self._activations(session, name, output) for name in names if self.sites_hold(name) == name}
+        aliases = {name: self.sites_hold(name) for name in names if self.sites_hold(name) != name}
+        for name in dict.fromkeys(aliases.values()):
+            sites.setdefault(name, self._activations(session, name, output))
+        answer = None
+        if output is not None and "logits" in self.sites and getattr(output, self.sites["logits"].place.argument, None) is not None:  # type: ignore[union-attr,arg-type]
+            answer = sites.setdefault("logits", self._activations(session, "logits", output))
+        spaces = {a.space for a in sites.values()} | set(session.batch.inputs.data)
+        recording = Recording(sites, {s: session.table(s) for s in spaces}, _Provenance(self, session), aliases)
+        recording.attention = session.attention
+        if metrics is not None:
+            recording.metric = self._measure(session, answer, metrics)
+            if session.grad:
+                recording._backward = lambda metric: self._gradients(session, recording, metric)
+        return recording
+
+    def sites_hold(self, name: str) -> str:
+        """Name under which a site's values are kept."""
+        return name if name.startswith("module:") else self.sites.find(name).name
+
+    def _activations(self, session: Session, name: str, output: Any, raw: Mapping[str, Tensor] | None = None) -> Activations:
+        site = self.site(name)
+        stem, _, leaf = name.rpartition(".")
+        if site.kind == "derived":
+            return self._head_out(session, stem) if leaf == "head_out" else self._attention_parts(session, stem, leaf)
+        if site.kind == "answer":
+            value, pooled = getattr(output, site.place.argument), site.rows == "example"  # type: ignore[union-attr,arg-type]
+        else:
+            value, pooled = (raw or session.raw)[site.name], site.rows == "example"
+        if site.kind == "module":
+            site, pooled = self._module_site(session, site, value)
+        if site.kind == "rotary":
+            value = value.transpose(1, 2)
+        index = session.batch.index.get(site.rows)
+        rows = as_rows(value, site.place, session.cells(site.rows), index, pooled)
+        return Activations(rows, site.axes, site=name, index=session.table(site.rows), provenance={"model": self.name}, space=site.rows)
+
+    def _module_site(self, session: Session, site: Site, value: Tensor) -> tuple[Site, bool]:
+        """Axes of a module's output by its shape."""
+        for space, (count, rows) in session.batch.shape.items():
+            if value.ndim == 3 and tuple(value.shape[:2]) == (count, rows):
+                return replace(site, axes="row feature", rows=space), False
+        if value.ndim in (2, 4) and value.shape[0] == len(session.batch.inputs):
+            return replace(site, axes="example feature" if value.ndim == 2 else "example channel height width", rows="example"), True
+        raise InputError(f"{site.name} gives shape {tuple(value.shape)}, which is neither rows of {dict(session.batch.shape)} nor one vector per example.")
+
+    def _head_out(self, session: Session, stem: str) -> Activations:
+        z = self._activations(session, f"{stem}.z", None)
+        weight = self.weight(f"{stem}.W_O")
+        shape = (*z.shape[:2], weight.shape[-1])
+        part = Computed(shape, z.dtype, lambda: torch.einsum("rhd,hdm->rhm", z.tensor, weight))
+        return Activations(part, "row head d_model", site=f"{stem}.head_out", index=z.index, space=self.sites[f"{stem}.z"].rows)
+
+    def _attention_parts(self, session: Session, stem: str, leaf: str) -> Activations:
+        q, k = (self._activations(session, f"{stem}.{n}_rot", None) for n in "qk")
+        spec = session.attention[stem]
+        which = 0 if leaf == "scores" else 1
+        parts = []
+        for example in q.index.examples:  # type: ignore[union-attr]
+            a, b = q.index.span(example), k.index.span(example)  # type: ignore[union-attr]
+
+            def compute(a: slice = a, b: slice = b) -> Tensor:
+                return scores_and_pattern(q.tensor[a], k.tensor[b], spec)[which]
+
+            dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+            parts.append(Computed((q.shape[1], a.stop - a.start, b.stop - b.start), dtype, compute))
+        return Activations(parts, "head query key", site=f"{stem}.{leaf}", index=q.index, space=self.sites[f"{stem}.q"].rows)
+
+    def _measure(self, session: Session, answer: Activations | None, metrics: Any) -> dict[str, Tensor]:
+        if answer is None:
+            raise InputError(f"{self.name} gave no logits, so there is nothing to measure; use a class with a head and no stop_after.")
+        named = {metrics.name: metrics} if isinstance(metrics, Metric) else dict(metrics)
+        logits = answer.tensor
+        if answer.axes[0] == "example":
+            return {name: m.read(logits) for name, m in named.items()}
+        table = answer.index
+        spans = [table.span(e) for e in table.examples]  # type: ignore[union-attr]
+        places = {name: [s.stop + m.position if m.position < 0 else s.start + m.position for s in spans] for name, m in named.items()}
+        for name, rows in places.items():
+            if any(not s.start <= r < s.stop for r, s in zip(rows, spans, strict=True)):
+                raise InputError(f"Metric {name!r} reads position {named[name].position}; the shortest example has {min(s.stop - s.start for s in spans)} rows.")
+        return {name: m.read(logits[places[name]]) for name, m in named.items()}
+
+    def _gradients(self, session: Session, recording: Recording, metric: str) -> Recording:
+        held = {self.sites_hold(n): self._gradient_site(n) for n in recording if self.site(n).kind in ("place", "rotary", "module")}
+        raw = {n: session.raw[g] for n, g in held.items()}
+        places = {n: self.site(g).place for n, g in held.items()}
+        found = torch.autograd.grad(recording.metric[metric].sum(), list(raw.values()), retain_graph=True, allow_unused=True)
+        grads = {n: torch.zeros_like(r) if g is None else g for (n, r), g in zip(raw.items(), found, strict=True)}
+        sites = {n: self._gradient_of(session, n, grads[n], places[n]) for n in grads}
+        return Recording(sites, recording.rows, {**recording.provenance, "gradient_of": metric}, recording._aliases)
+
+    def _gradient_of(self, session: Session, name: str, grad: Tensor, place: Place | None) -> Activations:
+        site = self.site(name)
+        if site.kind == "module":
+            site, pooled = self._module_site(session, site, grad)
+        else:
+            pooled = site.rows == "example"
+        value = grad.transpose(1, 2) if site.kind == "rotary" else grad
+        rows = as_rows(value, place if site.kind == "place" else site.place, session.cells(site.rows), session.batch.index.get(site.rows), pooled)
+        return Activations(rows, site.axes, site=name, index=session.table(site.rows), space=site.rows)
+
+    # --- interventions that last, weights, the rest of a forward
+
+    @contextmanager
+    def edited(self, edits: Edit | Sequence[Edit]) -> Iterator[TorchRunner]:
+        """Every run inside the block is made with these edits; blocks nest, outer edits first."""
+        added = [edits] if isinstance(edits, Edit) else list(edits)
+        with self._lock:
+            before, self._standing = self._standing, [*self._standing, *added]
+        try:
+            yield self
+        finally:
+            with self._lock:
+                self._standing = before
+
+    def weight(self, name: str) -> Tensor:
+        """A named weight with named axes, `blocks.3.attn.W_O` as `head d_head d_model`; a view where the model allows.
+
+        Raises:
+            UnknownName: No such weight; the nearest names are listed.
+        """
+        return _weights.weight(self, name)
+
+    def readout(self, resid: Tensor | Activations) -> Tensor:
+        """What the head says of each row of the residual stream alone: the model's own final norm, head and soft-cap.
+
+        Args:
+            resid: `row d_model`, as after the last block.
+
+        Returns:
+            `row vocab` or `row class`, in logits.
+
+        Raises:
+            InputError: The head pools several rows, so one row alone has no answer.
+            MissingSite: This class has no head.
+        """
+        with self._lock:
+            return Resume(self).readout(resid.tensor if isinstance(resid, Activations) else resid)
+
+    def resume(
+        self,
+        inputs: Any,
+        at: str,
+        values: Tensor | Activations,
+        read: str | Sequence[str] = (),
+        *,
+        edits: Sequence[Edit] = (),
+        metrics: Metric | Mapping[str, Metric] | None = None,
+        grad: bool = False,
+        start: int = 0,
+        cached_kv: Recording | None = None,
+    ) -> Recording:
+        """Run only the rest of a forward, from a block boundary on, with given values there.
+
+        Args:
+            inputs: The inputs of the whole forward.
+            at: `blocks.i.resid_pre` or `blocks.i.resid_post` (with the stack's name before it where there are several).
+            values: `row d_model`: every row, or with `start` the rows from that position on.
+            start: Run only positions from here on (causal models, texts of one length); earlier keys and values come from `cached_kv`.
+            cached_kv: A recording of the same inputs with `blocks.*.attn.k_rot` and `blocks.*.attn.v`.
+
+        Returns:
+            Recording, as of `run`.
+        """
+        with self._lock:
+            return Resume(self).run(self.inputs(inputs), at, values, read, edits=edits, metrics=metrics, grad=grad, start=start, cached_kv=cached_kv)
+
+    def __repr__(self) -> str:
+        stacks = ", ".join(f"{len(s.blocks)} blocks{' of ' + n if n else ''}" for n, s in self.anatomy.stacks.items())
+        return f"TorchRunner({self.name!r}: {type(self.torch_module).__name__}, {stacks or 'no blocks recognised'}, {self.certificate.verdict})"
+
+
+class _Provenance(Mapping[str, Any]):
+    """Where a recording came from; hashes are computed only when somebody asks."""
+
+    def __init__(self, model: TorchRunner, session: Session) -> None:
+        self._model, self._session = model, session
+        self._fields: dict[str, Callable[[], Any]] = {
+            "model": lambda: model.identity,
+            "inputs": session.batch.inputs.describe,
+            "batch": lambda: {s: list(n) for s, n in session.batch.shape.items()},
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        return self._fields[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+
+def _patterns(names: Sequence[str]) -> bool:
+    """Do these names need the kernel's description?"""
+    return any(n.rpartition(".")[2] in ("scores", "pattern", "q_rot", "k_rot") for n in names)
+
+
+def weight_hash(model: nn.Module) -> str:
+    """Hash of all weights by name, so that a store can tell its model from another."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()
+
+

@@ -1,0 +1,328 @@
+"""One run: hooks on just the modules that are needed, edits before reads, everything removed however it ends."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from activarium.attention import AttentionSpec
+from activarium.capture._cuts import read_cut, replace_first, write_cut
+from activarium.capture._inputs import Batch, example_rows
+from activarium.capture._interface import Kernel, watching
+from activarium.capture._masks import describe
+from activarium.capture._sites import Place, Site
+from activarium.capture._trace import first_tensor
+from activarium.edits import Edit, SkipBlock, row_mask
+from activarium.errors import InputError, SilentHook
+from activarium.rows import Rows
+
+if TYPE_CHECKING:
+    from activarium.capture._runner import TorchRunner
+
+READ_ONLY = ("scores", "pattern", "head_out")
+
+
+class Stop(Exception):  # noqa: N818 (not an error: it ends a forward that has given all that was asked)
+    """Raised inside the forward once `stop_after` was read."""
+
+
+class Session:
+    """Everything one forward needs and everything it gave.
+
+    Attributes:
+        raw: Site name → the tensor as the module made it (after edits), in the autograd graph if there is one.
+        fired: How often each tap fired.
+        attention: `blocks.3.attn` → how its pattern follows from its queries and keys.
+    """
+
+    def __init__(self, model: TorchRunner, batch: Batch, reads: Sequence[str], edits: Sequence[Edit], grad: bool, stop_after: str | None, watch: bool) -> None:
+        self.model, self.batch, self.grad = model, batch, grad
+        self.stop_after, self._watch = stop_after, watch
+        self.raw: dict[str, Tensor] = {}
+        self.fired: Counter[str] = Counter()
+        self.attention: dict[str, AttentionSpec] = {}
+        self._turns: Counter[tuple[str, str]] = Counter()
+        self._kernel_turns: Counter[str] = Counter()
+        self._taps: dict[tuple[str, str], list[_Tap]] = {}
+        self._rotary: dict[str, Site] = {}
+        self._rotary_edits: dict[str, list[Edit]] = {}
+        self._skips: dict[str, list[int]] = {}
+        for edit in edits:
+            self._plan_edit(edit)
+        for name in reads:
+            self._plan_read(name)
+        if stop_after is not None:
+            self._plan_read(stop_after)
+
+    # --- what is needed
+
+    def _plan_read(self, name: str) -> None:
+        site = self.model.site(name)
+        if site.kind == "rotary":
+            self._rotary[site.name] = site
+        elif site.kind in ("place", "module"):
+            self._tap(site.place, site.name).reads = True  # type: ignore[arg-type]
+
+    def _plan_edit(self, edit: Edit) -> None:
+        if isinstance(edit, SkipBlock):
+            return self._plan_skip(edit)
+        site = self.model.site(edit.site)  # type: ignore[attr-defined]
+        if site.name.rpartition(".")[2] in READ_ONLY or site.kind == "answer":
+            raise InputError(f"{site.name} is derived and can only be read. Edit what it is made of: q_rot, k_rot, v or z.")
+        if site.kind == "rotary":
+            self._rotary_edits.setdefault(site.name, []).append(edit)
+            return None
+        short = site.name.rpartition(".")[2]
+        if short in ("resid_mid", "resid_cross") and not self.model.post_norm(site.name):
+            return self._plan_sum_edit(site, edit)
+        self._tap(site.place, site.name).edits.append((edit, None))  # type: ignore[arg-type]
+        return None
+
+    def _plan_sum_edit(self, site: Site, edit: Edit) -> None:
+        """The sum of stream and write is no module: it is changed through the write, so that the stream goes on with it."""
+        stem, _, short = site.name.rpartition(".")
+        base = f"{stem}.resid_mid" if short == "resid_cross" else f"{stem}.resid_pre"
+        write = self.model.sites.find(f"{stem}.{'cross' if short == 'resid_cross' else 'attn'}.out")
+        self._plan_read(base)
+        self._tap(write.place, write.name).edits.append((edit, self.model.sites.find(base).name))  # type: ignore[arg-type]
+
+    def _plan_skip(self, edit: SkipBlock) -> None:
+        post = self.model.sites.find(f"{edit.site}.resid_post")
+        tap = self._tap(post.place, post.name)  # type: ignore[arg-type]
+        tap.skips = f"skip:{edit.site}"
+        stored = self._tap(self.model.block_entry(edit.site), tap.skips)
+        stored.reads = True
+
+    def _tap(self, place: Place, name: str) -> _Tap:
+        taps = self._taps.setdefault((place.path, place.side), [])
+        tap = next((t for t in taps if t.name == name), None)
+        if tap is None:
+            tap = _Tap(name, place)
+            taps.append(tap)
+        return tap
+
+    # --- the forward
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Hooks in place; gone afterwards, also on errors and interrupts."""
+        handles = []
+        with ExitStack() as stack:
+            try:
+                for (path, side), taps in self._taps.items():
+                    module = self.model.module(path)
+                    taps.sort(key=lambda t: not t.edits)
+                    if side == "input":
+                        handles.append(module.register_forward_pre_hook(self._before(path, taps), with_kwargs=True))
+                    else:
+                        handles.append(module.register_forward_hook(self._after(path, taps)))
+                if self._rotary or self._rotary_edits or self._watch:
+                    stack.enter_context(watching(self.model.torch_module, self))
+                yield
+            finally:
+                for handle in handles:
+                    handle.remove()
+
+    def _before(self, path: str, taps: list[_Tap]) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            turn = self._count(path, "input")
+            changed = False
+            for tap in taps:
+                key = tap.place.argument
+                if tap.place.turn != turn:
+                    continue
+                value = args[key] if isinstance(key, int) else kwargs[key]
+                new = self._handle(tap, value)
+                if new is not value:
+                    changed = True
+                    if isinstance(key, int):
+                        args = (*args[:key], new, *args[key + 1 :])
+                    else:
+                        kwargs = {**kwargs, key: new}
+            return (args, kwargs) if changed else None
+
+        return hook
+
+    def _after(self, path: str, taps: list[_Tap]) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            turn = self._count(path, "output")
+            value = first_tensor(output)
+            assert value is not None
+            new = value
+            for tap in taps:
+                if tap.place.turn == turn:
+                    new = self._handle(tap, new)
+            return None if new is value else replace_first(output, new)
+
+        return hook
+
+    def _count(self, path: str, side: str) -> int:
+        turn = self._turns[path, side]
+        self._turns[path, side] += 1
+        return turn
+
+    def _handle(self, tap: _Tap, value: Tensor) -> Tensor:
+        """Edit, then read; the value that goes on is returned, the same object if nothing changed."""
+        self.fired[tap.name] += 1
+        if tap.skips:
+            value = self.raw[tap.skips].reshape(value.shape)
+        for edit, base in tap.edits:
+            if not edit.idle:
+                value = self._edited(value, edit, tap, base)
+        if self.grad and not value.requires_grad and value.is_floating_point():
+            value = value.detach().requires_grad_()
+        if tap.reads:
+            self.raw[tap.name] = value
+            if tap.name == self.stop_after:
+                raise Stop
+        return value
+
+    def _edited(self, raw: Tensor, edit: Edit, tap: _Tap, base: str | None) -> Tensor:
+        space = self.model.row_space(tap.name, edit)
+        view = read_cut(raw, tap.place.cut)
+        shifted = view if base is None else view + self.raw[base].reshape(view.shape)
+        changed = self.change(shifted, edit, space)
+        if changed is shifted:
+            return raw
+        new = changed if base is None else torch.where(changed == shifted, view, changed - self.raw[base].reshape(view.shape))
+        return write_cut(raw, new, tap.place.cut)
+
+    def change(self, view: Tensor, edit: Edit, space: str) -> Tensor:
+        """Values with one edit applied to the rows it touches; the same object if it touches none."""
+        cells = self.touched(edit, space)
+        # Rows lie in two axes `example position`, or in one where a model flattens or pools them.
+        lead = 2 if view.ndim > 2 and tuple(view.shape[:2]) == self.cells(space) else 1
+        flat = view.flatten(0, 1) if lead == 2 else view
+        if cells is not None and not len(cells):
+            return view
+        picked = flat if cells is None else flat[cells]
+        new = edit.change(picked)
+        new = _only(picked, new, edit)
+        if cells is None:
+            return new.reshape(view.shape)
+        return flat.index_put((cells,), new).reshape(view.shape)
+
+    def cells(self, space: str) -> tuple[int, int]:
+        """Padded shape `(example, position)` of a row space."""
+        if space.endswith("patch"):
+            main = space.removesuffix("patch").removesuffix(".")
+            count, rows = self.batch.shape[main]
+            return count, rows - len(self.batch.inputs.spaces[main].prefix)
+        if space == "example":
+            return len(self.batch.inputs), 1
+        return self.batch.shape[space]
+
+    def table(self, space: str) -> Rows:
+        """Row table of a space."""
+        if space == "example":
+            return example_rows(self.batch.inputs.numbers)
+        if space.endswith("patch"):
+            main = self.batch.rows[space.removesuffix("patch").removesuffix(".")]
+            return main.take(np.flatnonzero(main["kind"] == "patch"))
+        return self.batch.rows[space]
+
+    def touched(self, edit: Edit, space: str) -> Tensor | None:
+        """Padded cells that an edit touches, or None for all of them (without padding)."""
+        index = self.batch.index.get(space)
+        where = edit.where
+        if where.examples is None and where.positions is None and where.kinds is None:
+            return index
+        rows = self.table(space)
+        lengths = {e: rows.span(e).stop - rows.span(e).start for e in rows.examples}
+        last = np.array([lengths[int(e)] for e in rows["example"]])
+        kind = rows["kind"] if "kind" in rows else None
+        chosen = torch.as_tensor(np.flatnonzero(row_mask(where, rows["example"], rows["position"], kind, last)))
+        return chosen if index is None else index[chosen]
+
+    # --- the attention kernel
+
+    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: Kernel, options: dict[str, Any]) -> Any:
+        """Called in the place of every attention kernel: edits and reads q and k, then calls the kernel itself."""
+        path = self.model.path_of(module)
+        name = self.model.attention_name(path, self._kernel_turns[path])
+        self._kernel_turns[path] += 1
+        if name is None:
+            return kernel(module, q, k, v, mask, **options)
+        q, k = self._rotated(f"{name}.q_rot", q), self._rotated(f"{name}.k_rot", k)
+        if self._watch or f"{name}.q_rot" in self._rotary or f"{name}.k_rot" in self._rotary:
+            queries, keys = (self.row_counts(self.model.sites[f"{name}.{n}"].rows) for n in ("q", "k"))
+            self.attention[name] = describe(module, q, k, mask, options, self.model.eager, queries, keys)
+        if self.stop_after in (f"{name}.q_rot", f"{name}.k_rot"):
+            raise Stop
+        return kernel(module, q, k, v, mask, **options)
+
+    def row_counts(self, space: str) -> list[int]:
+        """Real rows per example."""
+        return [int(n) for n in self.batch.inputs.rows_of(space)]
+
+    def _rotated(self, name: str, value: Tensor) -> Tensor:
+        for edit in self._rotary_edits.get(name, ()):
+            if not edit.idle:
+                rows = value.transpose(1, 2)
+                value = self.change(rows, edit, self.model.sites[name].rows).transpose(1, 2)
+        if name in self._rotary_edits or name in self._rotary:
+            self.fired[name] += 1
+        if name in self._rotary:
+            if self.grad and not value.requires_grad:
+                value = value.detach().requires_grad_()
+            self.raw[name] = value
+        return value
+
+    def check_fired(self) -> None:
+        """Every tap fired exactly once.
+
+        Raises:
+            SilentHook: One fired another number of times; the message names it.
+        """
+        taps = [t for taps in self._taps.values() for t in taps]
+        wanted = [t.name for t in taps if t.reads] + list(self._rotary)
+        if self.stop_after is None:
+            wanted += [t.name for t in taps if t.edits or t.skips] + list(self._rotary_edits)
+        for name in dict.fromkeys(wanted):
+            if self.fired[name] != 1:
+                times = "did not fire" if not self.fired[name] else f"fired {self.fired[name]} times"
+                raise SilentHook(f"{name} {times} in one forward; it should fire once. Nothing that was read is used. See model.certificate.")
+
+
+class _Tap:
+    """What happens at one place: edits in order (with the site to add first, if any), then perhaps a read."""
+
+    def __init__(self, name: str, place: Place) -> None:
+        self.name, self.place = name, place
+        self.reads = False
+        self.edits: list[tuple[Edit, str | None]] = []
+        self.skips: str | None = None
+
+
+def _only(old: Tensor, new: Tensor, edit: Edit) -> Tensor:
+    """Restrict a change to the chosen heads and features."""
+    where = edit.where
+    if where.features is not None:
+        keep = torch.zeros(old.shape[-1], dtype=torch.bool, device=old.device)
+        keep[list(where.features)] = True
+        new = torch.where(keep, new, old)
+    if where.heads is not None:
+        if old.ndim < 3:
+            raise InputError(f"{edit.site} has no head axis, so heads {where.heads} cannot be chosen.")  # type: ignore[attr-defined]
+        heads = torch.zeros(old.shape[1], dtype=torch.bool, device=old.device)
+        heads[list(where.heads)] = True
+        new = torch.where(heads[:, None], new, old)
+    return new
+
+
+def as_rows(raw: Tensor, place: Place | None, cells: tuple[int, int], index: Tensor | None, pooled: bool) -> Tensor:
+    """The real rows of a raw tensor, `row …`; a view where there is no padding."""
+    view = read_cut(raw, place.cut if place else None)
+    if pooled:
+        return view
+    count, rows = cells
+    if view.ndim == 4 and view.shape[1] != rows:  # a convolution's grid: channels first
+        view = view.flatten(2).transpose(1, 2)
+    flat = view.reshape(count * rows, *view.shape[2 if view.shape[:2] == (count, rows) else 1 :])
+    return flat if index is None else flat.index_select(0, index)

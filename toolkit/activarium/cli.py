@@ -1,0 +1,173 @@
+"""The terminal's door: `activarium list | describe | doctor | capture | demo | gallery`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from activarium.errors import ActivariumError, CertificateError, InputError, unknown
+
+if TYPE_CHECKING:
+    from activarium._registry import Entry
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".ppm")
+
+
+class _Lessons(TyperGroup):
+    """Our own errors explain themselves: their words without a traceback, exit code 2. Others keep theirs."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ActivariumError as error:
+            # Not rich markup: a message may hold `[…]`. Not wrapped: it may be searched for.
+            typer.echo(f"{type(error).__name__}: {error}", err=True)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    cls=_Lessons,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Look inside language and vision transformers, on numbers you can trust.",
+)
+
+
+@app.command("list")
+def list_() -> None:
+    """Every analysis, widget and bundled model, each with the question it answers."""
+    from activarium import gallery
+
+    console = Console()
+    for title, lines in gallery.everything().items():
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(no_wrap=True, style="cyan")
+        table.add_column(overflow="fold")
+        for line in lines or [gallery.Line("none", "", "")]:
+            table.add_row(line.name, line.first_line)
+        console.print(f"[bold]{title}[/]", table, "", sep="\n")
+
+
+@app.command()
+def describe(name: Annotated[str, typer.Argument(help="An analysis, a widget or a bundled model.")]) -> None:
+    """The whole docstring of an analysis or widget, or the card of a bundled model."""
+    from activarium import data, gallery
+
+    entries = gallery.entries()
+    if name in entries:
+        typer.echo(_description(entries[name]))
+    elif name in data.models():
+        typer.echo(gallery.card(name))
+    else:
+        raise unknown("analysis, widget or model", name, [*entries, *data.models()])
+
+
+@app.command()
+def doctor(model: Annotated[str, typer.Argument(help="A bundled name, a local folder or a hub id.")]) -> None:
+    """Load a model and print the proof that what is read is what it computes; exit code 1 if the proof fails."""
+    import activarium as act
+
+    try:
+        loaded = act.load(model)
+    except CertificateError as error:
+        typer.echo(f"{model} fails its certificate.\n{error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(str(loaded.certificate))
+    if not getattr(loaded.certificate, "passed", True):
+        raise typer.Exit(1)
+
+
+@app.command()
+def capture(
+    model: Annotated[str, typer.Argument(help="A bundled name, a local folder or a hub id.")],
+    data: Annotated[Path, typer.Option(help="Text file (one example a line), JSON list, image, or folder of images.")],
+    sites: Annotated[list[str], typer.Option(help="Site or pattern, 'blocks.*.mlp.post'; may be repeated.")],
+    to: Annotated[Path, typer.Option(help="Folder to write, NAME.acts; an unfinished capture goes on where it stopped.")],
+    dtype: Annotated[str | None, typer.Option(help="bfloat16, float16 or float32; by default the model's own.")] = None,
+) -> None:
+    """Run a model over a file and keep what was read in a store."""
+    inputs = read_inputs(data)  # before the model: a wrong path should not cost its loading
+    import activarium as act
+
+    options = {} if dtype is None else {"dtype": dtype}
+    stored = act.capture(act.load(model), inputs, sites=sites, to=to, **options)
+    typer.echo(repr(stored))
+
+
+@app.command()
+def demo() -> None:
+    """Capture, store, analyse and show the bundled models; writes out/tour.html."""
+    from importlib import import_module
+
+    import_module("activarium.demo").main()
+
+
+@app.command()
+def gallery(
+    readme: Annotated[Path, typer.Option(help="File whose gallery table is rewritten.")] = Path("README.md"),
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit code 1 if the table is out of date.")] = False,
+) -> None:
+    """Write the README's table from what the folders hold."""
+    from activarium import gallery as writer
+
+    if check:
+        current = writer.is_current(readme)
+        typer.echo(f"{readme} is {'up to date' if current else 'out of date: run `activarium gallery`'}.")
+        raise typer.Exit(0 if current else 1)
+    typer.echo(f"{readme}: {'rewritten' if writer.refresh(readme) else 'already up to date'}.")
+
+
+def read_inputs(path: Path) -> list[Any]:
+    """Examples from a text file (a line each), a JSON list (texts or token ids), an image or a folder of images.
+
+    Raises:
+        InputError: The path does not exist, or holds none of these.
+    """
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES)
+        if not found:
+            raise InputError(f"{path} holds no images ({' '.join(PICTURES)}). Give a folder of images, a text file or a JSON list.")
+        return [_picture(p) for p in found]
+    if not path.is_file():
+        raise InputError(f"There is no file {path}. Give a text file (one example a line), a JSON list, or a folder of images.")
+    if path.suffix.lower() in PICTURES:
+        return [_picture(path)]
+    try:
+        text = path.read_text(encoding="utf-8")
+        lines = json.loads(text) if path.suffix == ".json" else [line for line in text.splitlines() if line.strip()]
+    except ValueError as error:  # JSON and encoding errors are both children of it
+        raise InputError(f"{path} cannot be read as text: {error}. Save it as UTF-8, one example a line, or as a JSON list.") from None
+    if not isinstance(lines, list) or not lines:
+        raise InputError(f"{path} holds {'no examples' if isinstance(lines, list) else type(lines).__name__}; wanted a list with at least one.")
+    return lines
+
+
+def _picture(path: Path) -> Any:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        from activarium.errors import MissingExtra
+
+        raise MissingExtra("Reading images needs Pillow. Install it with: pip install 'activarium[vision]'") from None
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"{path} cannot be read as an image: {error}. Convert it to PNG, or take it out of the folder.") from None
+
+
+def _description(entry: Entry) -> str:
+    place = entry.module.removeprefix("activarium.")
+    call = f"act.{place.partition('.')[0]}.{entry.name}({', '.join(entry.parameters)})"
+    return f"{call}\n\n{entry.docstring}"
+
+
+if __name__ == "__main__":
+    app()

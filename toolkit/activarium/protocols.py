@@ -1,0 +1,30 @@
+"""What an analysis may ask of a live model; a ten-line fake can play it in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from activarium.activations import Recording
+from activarium.edits import Edit
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """A loaded model with named sites."""
+
+    name: str
+
+    def run(self, inputs: Any, read: str | Sequence[str] = (), *, edits: Sequence[Edit] = (), **options: Any) -> Recording:
+        """One forward: what was read, after the edits."""
+        ...
+
+    def readout(self, resid: Tensor) -> Tensor:
+        """Final norm and head on each row of `row d_model` alone: `row vocab` or `row class`."""
+        ...
+
+    def weight(self, name: str) -> Tensor:
+        """A named weight with named axes."""
+        ...

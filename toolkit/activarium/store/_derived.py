@@ -1,0 +1,106 @@
+"""Patterns and scores that are not kept but computed, per example, from kept queries and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from activarium.activations import Activations, Computed, Recording
+from activarium.rows import Rows
+
+DERIVED = ("scores", "pattern")
+
+
+class Sites(Mapping[str, Activations]):
+    """Site → Activations, each made when it is first asked for: a large store has many sites and many shards."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Activations]]) -> None:
+        self._makers, self._made = dict(makers), {}
+        self._made: dict[str, Activations]
+
+    def __getitem__(self, name: str) -> Activations:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+class Captured(Recording):
+    """A Recording of a capture: lists what is kept; patterns and scores answer when asked for.
+
+    Attributes:
+        attention: Block → how its scores follow from its queries and keys.
+    """
+
+    def __init__(
+        self,
+        makers: Mapping[str, Callable[[], Activations]],
+        rows: Mapping[str, Rows],
+        provenance: Mapping[str, Any],
+        aliases: Mapping[str, str],
+        attention: Mapping[str, Any],
+        spaces: Mapping[str, str],
+    ) -> None:
+        super().__init__({}, rows, provenance, aliases)
+        self.attention, self._kept = dict(attention), tuple(makers)
+        self._spaces = dict(spaces)
+        derived = {f"{b}.{what}": _maker(self, b, what) for b in self.attention for what in DERIVED}
+        self._sites = Sites({**derived, **makers})  # type: ignore[assignment]  # read only as a mapping
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def _space(self, name: str) -> str:
+        return self._spaces[self._aliases.get(name, name)]
+
+
+def _maker(recording: Captured, block: str, what: str) -> Callable[[], Activations]:
+    return lambda: _attention(recording, block, what)
+
+
+def _attention(recording: Captured, block: str, what: str) -> Activations:
+    q, k, spec = recording[f"{block}.q_rot"], recording[f"{block}.k_rot"], recording.attention[block]
+    queries, keys = (recording.rows[recording._space(f"{block}.{n}")] for n in ("q_rot", "k_rot"))
+    kind = torch.float64 if q.dtype == torch.float64 else torch.float32
+    heads = q.shape[1]
+    parts = []
+    for example in queries.examples:
+        there = queries.span(example), keys.span(example)
+        shape = (heads, *(s.stop - s.start for s in there))
+        parts.append(Computed(shape, kind, _compute(q, k, there, spec, what)))
+    return Activations(parts, "head query key", site=f"{block}.{what}", index=queries, provenance=recording.provenance)
+
+
+def _compute(q: Activations, k: Activations, spans: tuple[slice, slice], spec: Any, what: str) -> Callable[[], Tensor]:
+    def compute() -> Tensor:
+        from activarium.attention import scores_and_pattern
+
+        return scores_and_pattern(between(q, spans[0]), between(k, spans[1]), spec)[DERIVED.index(what)]
+
+    return compute
+
+
+def between(site: Activations, span: slice) -> Tensor:
+    """Successive rows of a site, without a copy where one part holds them."""
+    start = 0
+    for part in site._parts:
+        stop = start + int(part.shape[0])
+        if start <= span.start and span.stop <= stop:
+            values = part if isinstance(part, Tensor) else part.load()
+            return values[span.start - start : span.stop - start]
+        start = stop
+    return site.rows(range(span.start, span.stop))

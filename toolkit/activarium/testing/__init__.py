@@ -1,0 +1,7 @@
+"""Tiny models by family name and one small Result of every kind: for our tests, for yours, and for docstring examples."""
+
+from activarium.testing._example_results import example_results, image_overlay
+from activarium.testing._samples import images, texts
+from activarium.testing._tiny_models import FAMILIES, tiny
+
+__all__ = ["FAMILIES", "example_results", "image_overlay", "images", "texts", "tiny"]

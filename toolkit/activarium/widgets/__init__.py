@@ -1,0 +1,73 @@
+"""Every widget: an interactive view of one kind of Result. The folder is the list; `show` picks the right one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from activarium._registry import Registry, class_name
+from activarium.errors import InputError, unknown
+from activarium.results import Report, Result
+
+if TYPE_CHECKING:
+    from activarium.widgets.base import Widget
+
+registry = Registry(__name__, Path(__file__).parent, "widget", class_name)
+
+
+def show(result: Result, model: Any = None) -> Any:
+    """What does this Result look like, to point at and click?
+
+    Args:
+        result: Any Result. A kind without a widget of its own shows its static picture; a Report shows its parts in order.
+        model: A live model, for widgets that can run it again on a click.
+
+    Returns:
+        A widget, a box of widgets, or the Result itself where its static form is all there is. Jupyter displays each.
+
+    Raises:
+        InputError: This is no Result.
+    """
+    if not isinstance(result, Result):
+        raise InputError(f"show() wants a Result; got {type(result).__name__}. Analyses return Results: show(act.analyses.logit_lens(…)).")
+    if isinstance(result, Report):
+        return _report(result, model)
+    widget = widget_for(result)
+    if widget is None:
+        return result
+    return widget.of(result, model=model) if widget.wants_model else widget.of(result)
+
+
+def widget_for(result: Result) -> type["Widget"] | None:
+    """The widget class that shows this Result, or None if its static form is all there is."""
+    kind = type(result).__name__
+    # The files say what they show, so that only widgets of this kind are imported.
+    fitting = (entry.load() for entry in registry if entry.settings.get("shows") == kind)
+    return next((widget for widget in fitting if widget.accepts(result)), None)
+
+
+def _report(report: Report, model: Any) -> Any:
+    import html
+
+    from ipywidgets import HTML, VBox
+
+    from activarium import pictures
+
+    parts: list[Any] = [HTML(f"<h3>{html.escape(report.title)}</h3>{pictures.words(report.words)}")]
+    for name, part in report.parts.items():
+        shown = show(part, model)
+        parts.append(HTML(f"<h4>{html.escape(name)}</h4>"))
+        parts.append(HTML(shown._repr_html_()) if isinstance(shown, Result) else shown)
+    return VBox(parts)
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):  # Python and its tools probe for private names; none of them is a widget
+        raise AttributeError(name)
+    if name not in registry:
+        raise AttributeError(str(unknown("widget", name, registry.entries)))
+    made = registry.entry(name).load()
+    globals()[name] = made
+    return made
+
+
+def __dir__() -> list[str]:
+    return sorted([*registry.entries, "registry", "show", "widget_for"])

@@ -1,0 +1,1 @@
+"""What spans rooms: capture to a store, and what is made of it."""
