@@ -100,7 +100,9 @@ class Registry:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         body = next((n for n in tree.body if isinstance(n, kinds) and n.name == name), None)
         if body is None:
-            raise ActivariumError(f"{path.name} should define {name!r}, the {self.kind} it is named after. Define it, or drop the leading underscore.")
+            raise ActivariumError(
+                f"{path.name} should define {name!r}, the {self.kind} it is named after. Define it, or drop the leading underscore."
+            )
         return Entry(
             name=name,
             path=path,

@@ -83,7 +83,9 @@ class Activations:
         for part in self._parts:
             if len(part.shape) != len(self.axes):
                 shape = tuple(part.shape)
-                raise AxisError(f"{self.site or 'Values'} of shape {shape} have {len(shape)} axes; {' '.join(self.axes)!r} name {len(self.axes)}.")
+                raise AxisError(
+                    f"{self.site or 'Values'} of shape {shape} have {len(shape)} axes; {' '.join(self.axes)!r} name {len(self.axes)}."
+                )
 
     @classmethod
     def stack(cls, members: Sequence[Activations], names: Sequence[str], site: str) -> Activations:
@@ -95,7 +97,15 @@ class Activations:
                     f"{first.site} has shape {first.shape}, {member.site} has {member.shape}: they cannot be stacked. Ask for one row space at a time."
                 )
         parts = [_stacked([m._parts[i] for m in members]) for i in range(len(first._parts))]
-        made = cls(parts, ("layer", *first.axes), site=site, labels=first.labels | {"layer": list(names)}, index=first.index, space=first.space, provenance=first.provenance)
+        made = cls(
+            parts,
+            ("layer", *first.axes),
+            site=site,
+            labels=first.labels | {"layer": list(names)},
+            index=first.index,
+            space=first.space,
+            provenance=first.provenance,
+        )
         made._members = tuple(members)
         return made
 
@@ -210,7 +220,9 @@ class Activations:
                 labels["key"] = names
             return Activations(part, self.axes, site=self.site, labels=labels, provenance=self.provenance)
         values = self.rows(np.arange(span.start, span.stop))
-        return Activations(values, self.axes, site=self.site, labels=labels, index=self.index.take(span), space=self.space, provenance=self.provenance)
+        return Activations(
+            values, self.axes, site=self.site, labels=labels, index=self.index.take(span), space=self.space, provenance=self.provenance
+        )
 
     def padded(self) -> tuple[Tensor, Tensor]:
         """Ragged examples as one dense tensor `example … query key` and its boolean mask of real cells; zero elsewhere."""
@@ -234,7 +246,9 @@ class Activations:
         labels = {a: v for a, v in self.labels.items() if a != axis}
         whole = at == self._along and axis == "row"
         values: Any = self.tensor.double().mean(at) if whole else [_load(p).mean(at) for p in self._parts]
-        return Activations(values, rest, site=self.site, labels=labels, index=None if whole else self.index, space=self.space, provenance=self.provenance)
+        return Activations(
+            values, rest, site=self.site, labels=labels, index=None if whole else self.index, space=self.space, provenance=self.provenance
+        )
 
     def __repr__(self) -> str:
         kind = "ragged " if self.ragged else ""

@@ -145,7 +145,9 @@ def read_inputs(path: Path) -> list[Any]:
     except ValueError as error:  # JSON and encoding errors are both children of it
         raise InputError(f"{path} cannot be read as text: {error}. Save it as UTF-8, one example a line, or as a JSON list.") from None
     if not isinstance(lines, list) or not lines:
-        raise InputError(f"{path} holds {'no examples' if isinstance(lines, list) else type(lines).__name__}; wanted a list with at least one.")
+        raise InputError(
+            f"{path} holds {'no examples' if isinstance(lines, list) else type(lines).__name__}; wanted a list with at least one."
+        )
     return lines
 
 

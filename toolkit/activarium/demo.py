@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import activarium as act
+from activarium.data import corpus, scenes  # pyright: ignore[reportAttributeAccessIssue]  (a path that is found at run time)
 from activarium.results import Overlay, Report, Result
 
 SENTENCES, PICTURES, SEED = 40, 64, 31  # sentences per family, scenes; the seed draws held-out sentences
@@ -83,8 +84,6 @@ def main(out: str | Path = "out") -> Path:
 
 def language(tour: Tour) -> None:
     """scribe: what it predicts, at which layer answers appear, how large its activations get."""
-    from activarium.data import corpus
-
     examples = [item for family in corpus.FAMILIES for item in corpus.held_out(family, SEED, SENTENCES)]
     model, store = _captured(tour, "scribe", [item.text for item in examples])
     indirect = [i for i, item in enumerate(examples) if item.family == "ioi"]
@@ -104,8 +103,6 @@ def language(tour: Tour) -> None:
 
 def sparsity(tour: Tour) -> None:
     """scribe-relu against scribe: how few neurons work at a time."""
-    from activarium.data import corpus
-
     texts = [item.text for family in corpus.FAMILIES for item in corpus.held_out(family, SEED, SENTENCES)]
     _, store = _captured(tour, "scribe-relu", texts)
     report = act.analyses.lazy_neurons(store, example=0)
@@ -124,8 +121,6 @@ def sparsity(tour: Tour) -> None:
 
 def vision(tour: Tour) -> None:
     """glyph: which patches hold the evidence for the shape, checked against the shape's own pixels."""
-    from activarium.data import scenes
-
     drawn = [scenes.scene(scenes.TEST_SEED, i) for i in range(PICTURES)]
     model, store = _captured(tour, "glyph", [scene.image for scene in drawn])
     classes = list(model.class_names or scenes.CLASSES)
@@ -233,7 +228,7 @@ def _pointed(lens: Report, mask: np.ndarray) -> np.ndarray:
 def _by_patch(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Which patches a pixel mask touches."""
     height, width = shape
-    return mask.reshape(height, mask.shape[0] // height, width, mask.shape[1] // width).any((1, 3))
+    return np.asarray(mask.reshape(height, mask.shape[0] // height, width, mask.shape[1] // width).any((1, 3)))
 
 
 if __name__ == "__main__":

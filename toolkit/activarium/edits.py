@@ -211,7 +211,7 @@ class SkipBlock(Edit):
     site: str
 
 
-def row_mask(where: Where, example: np.ndarray, position: np.ndarray, kind: np.ndarray | None, last: np.ndarray) -> np.ndarray:
+def row_mask(where: Where, example: np.ndarray, position: np.ndarray, kind: np.ndarray, last: np.ndarray) -> np.ndarray:
     """Boolean per row: does `where` touch it? `last` is the number of rows of the row's example."""
     mask = np.ones(len(example), dtype=bool)
     if where.examples is not None:
@@ -220,8 +220,6 @@ def row_mask(where: Where, example: np.ndarray, position: np.ndarray, kind: np.n
         wanted = np.asarray(where.positions)
         mask &= ((position[:, None] == wanted) | (position[:, None] - last[:, None] == wanted)).any(1)
     if where.kinds is not None:
-        if kind is None:
-            raise InputError(f"This row space has no kinds, so {where.kinds} cannot be chosen.")
         mask &= np.isin(kind.astype(str), where.kinds)
     return mask
 

@@ -64,7 +64,9 @@ class Rows:
     def span(self, example: int) -> slice:
         """Where the rows of one example lie."""
         if example not in self._spans:
-            raise InputError(f"There is no example {example}; there are {len(self._spans)}, from {min(self._spans, default=0)} to {max(self._spans, default=0)}.")
+            raise InputError(
+                f"There is no example {example}; there are {len(self._spans)}, from {min(self._spans, default=0)} to {max(self._spans, default=0)}."
+            )
         return self._spans[example]
 
     def take(self, index: slice | Sequence[int] | np.ndarray) -> Rows:

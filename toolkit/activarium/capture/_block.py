@@ -62,6 +62,9 @@ def place_of_input(call: Call, value: Tensor) -> Place | None:
     return None if key is None else Place(call.path, "input", key, call.turn)
 
 
+INNER = ("mlp.in", "mlp.pre", "mlp.act", "mlp.up", "mlp.post", "mlp.proj")
+
+
 class _Resolver:
     def __init__(self, trace: Trace, call: Call) -> None:
         assert call.output is not None
@@ -71,6 +74,7 @@ class _Resolver:
         self.calls = trace.inside(call)
         self.attention = [a for a in trace.attention if call.start < a.start <= call.end]
         self.projections: list[Call] = []
+        self.down: Call | None = None
         self.out.sizes["d_model"] = self.x.shape[-1]
 
     def resolve(self) -> Block:
@@ -80,7 +84,10 @@ class _Resolver:
         for name, attention in zip(("attn", "cross"), self.attention, strict=False):
             self._attention(name, attention)
         if not self.attention:
-            self._lack(("attn.q", "attn.k", "attn.v", "attn.z", "attn.proj", "attn.in"), "its attention does not pass through the attention interface")
+            self._lack(
+                ("attn.q", "attn.k", "attn.v", "attn.z", "attn.proj", "attn.in"),
+                "its attention does not pass through the attention interface",
+            )
         self._mlp()
         self._sums()
         return out
@@ -91,7 +98,9 @@ class _Resolver:
         heads, kv_heads, d = a.q.shape[1], a.k.shape[1], a.q.shape[-1]
         self.out.sizes |= {f"{name}.heads": heads, f"{name}.kv_heads": kv_heads, f"{name}.d_head": d, f"{name}.d_value": a.v.shape[-1]}
         self.out.attention[name] = a.path
-        inner = [c for c in self.calls if is_linear(c.module) and c.path.startswith(a.path + ".") and c.start < a.start and c.output is not None]
+        inner = [
+            c for c in self.calls if is_linear(c.module) and c.path.startswith(a.path + ".") and c.start < a.start and c.output is not None
+        ]
         # A module that ran earlier in this block for another attention is not ours.
         self._queries_keys_values(name, a, inner)
         self._output_projection(name, a)
@@ -120,13 +129,22 @@ class _Resolver:
             self.out.places[f"{name}.in"] = place
         else:
             self._lack([f"{name}.in"], "its readers share no module that takes it in")
-        norm = next((c for c in self.calls if c.start < readers[0].start and same(c.output, value) and not c.path.startswith(stem + ".") and c.path != stem), None)
+        norm = next(
+            (
+                c
+                for c in self.calls
+                if c.start < readers[0].start and same(c.output, value) and not c.path.startswith(stem + ".") and c.path != stem
+            ),
+            None,
+        )
         if norm is not None and not same(next(iter(norm.inputs.values()), None), value):
             self.out.modules[f"{name}.norm"] = norm.path
 
     def _output_projection(self, name: str, a: AttentionCall) -> None:
         flat = a.z.flatten(-2)
-        proj = next((c for c in self.calls if c.start > a.start and is_linear(c.module) and same(next(iter(c.inputs.values()), None), flat)), None)
+        proj = next(
+            (c for c in self.calls if c.start > a.start and is_linear(c.module) and same(next(iter(c.inputs.values()), None), flat)), None
+        )
         if proj is None:
             return self._lack([f"{name}.z", f"{name}.proj", f"{name}.out"], "no linear module takes in the mixed heads")
         self.projections.append(proj)
@@ -142,9 +160,8 @@ class _Resolver:
         used = {id(c) for c in self.projections}
         linear = [c for c in self.calls if is_linear(c.module) and not c.path.startswith(attention_paths) and id(c) not in used]
         down = [c for c in linear if c.output is not None and c.output.numel() == self.x.numel() and c.output.shape[-1] == self.x.shape[-1]]
-        names = ("mlp.in", "mlp.pre", "mlp.act", "mlp.up", "mlp.post", "mlp.proj", "mlp.out")
         if not down:
-            return self._lack(names, "no linear module projects back to the residual width (mixture of experts?)")
+            return self._lack(INNER, "no linear module projects back to the residual width (mixture of experts?)")
         down_call = max(down, key=lambda c: c.start)
         post = next(iter(down_call.inputs.values()))
         self.down = down_call
@@ -173,7 +190,9 @@ class _Resolver:
         elif gate and len(rest) == 1:
             self._gated(gate, rest[0])
         else:
-            self._lack(("mlp.pre", "mlp.act", "mlp.up"), "no module computes the activation on its own, so its branches cannot be told apart")
+            self._lack(
+                ("mlp.pre", "mlp.act", "mlp.up"), "no module computes the activation on its own, so its branches cannot be told apart"
+            )
         if up:
             self._input("mlp", list({c.path: c for c, _ in options}.values()))
 
@@ -186,12 +205,22 @@ class _Resolver:
         self.out.modules["mlp.activation"] = act.path
 
     def _activation(self, pre: Tensor) -> Call | None:
-        return next((c for c in self.calls if not is_linear(c.module) and same(next(iter(c.inputs.values()), None), pre) and c.output is not None and c.output.shape[-1] == pre.shape[-1]), None)
+        return next(
+            (
+                c
+                for c in self.calls
+                if not is_linear(c.module)
+                and same(next(iter(c.inputs.values()), None), pre)
+                and c.output is not None
+                and c.output.shape[-1] == pre.shape[-1]
+            ),
+            None,
+        )
 
     # --- what is added to the stream
 
     def _sums(self) -> None:
-        if len(self.projections) != len(self.attention) or "mlp.proj" not in self.out.places or not self.attention:
+        if len(self.projections) != len(self.attention) or not self.attention:
             return self._lack(("attn.out", "mlp.out", "resid_mid"), "its writers were not all found")
         found = self._sequential() or self._parallel()
         if found is None:
@@ -228,7 +257,7 @@ class _Resolver:
         return None
 
     def _last_write(self, stream: Tensor, post: bool) -> Call | None:
-        for write in self._after(self.down):
+        for write in self._mlp_writes():
             joined = stream + write.output.reshape(stream.shape)  # type: ignore[union-attr]
             if not post and same(joined, self.y):
                 return write
@@ -241,7 +270,7 @@ class _Resolver:
 
     def _parallel(self) -> bool | None:
         for a in self._after(self.projections[0]):
-            for b in self._after(self.down):
+            for b in self._mlp_writes():
                 u, v = a.output.reshape(self.x.shape), b.output.reshape(self.x.shape)  # type: ignore[union-attr]
                 if any(same(p + q + r, self.y) for p, q, r in permutations((self.x, u, v))):
                     self._keep("parallel", [a, b], [])
@@ -253,7 +282,9 @@ class _Resolver:
         self.out.algebra = algebra
         names = [*self.out.attention, "mlp"]
         for name, write in zip(names, writes, strict=True):
-            if same(write.output, self._output_of(f"{name}.proj")):
+            if f"{name}.proj" not in self.out.places:
+                self._whole_mlp(write)
+            elif same(write.output, self._output_of(f"{name}.proj")):
                 self.out.equal[f"{name}.out"] = f"{name}.proj"
             else:
                 self.out.places[f"{name}.out"] = Place(write.path, "output", turn=write.turn)
@@ -268,6 +299,21 @@ class _Resolver:
             if entrance and middle[0].path.startswith(entrance.path + "."):
                 del self.out.places["attn.in"]
                 self._lack(["attn.in"], "its attention module takes the stream in and adds it again; edit q, k or v")
+
+    def _mlp_writes(self) -> Iterator[Call]:
+        """What the MLP may add: from its down projection on, or (experts) any module after the attention."""
+        if self.down is not None:
+            return self._after(self.down)
+        last = self.projections[-1]
+        return (c for c in self._after(last) if c.start > last.start)
+
+    def _whole_mlp(self, write: Call) -> None:
+        """Experts: only what enters and leaves the whole of them has one row per token."""
+        self.out.places["mlp.out"] = Place(write.path, "output", turn=write.turn)
+        value = next(iter(write.inputs.values()), None)
+        if value is not None and value.numel() == self.x.numel():
+            self.out.places["mlp.in"] = Place(write.path, "input", self._key(write, value), write.turn)
+            self.out.missing.pop("mlp.in", None)
 
     def _output_of(self, name: str) -> Tensor | None:
         place = self.out.places[name]
@@ -288,7 +334,7 @@ class _Resolver:
         return next(k for k, t in call.inputs.items() if same(t, value))
 
     def _lack(self, names: tuple[str, ...] | list[str], reason: str) -> None:
-        self.out.missing |= dict.fromkeys(names, reason)
+        self.out.missing |= {n: reason for n in names if n not in self.out.places}
 
 
 def _halves(call: Call, width: int) -> list[Cut]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from activarium.activations import Recording
 from activarium.capture._identities import BlockAlgebra, Identity, exit_identities
 from activarium.capture._inputs import Inputs
-from activarium.capture._spaces import probe_pixels, probe_tokens
+from activarium.capture._spaces import probe_pixels, probe_tokens, uncommon_tokens
 from activarium.edits import Add, Where
 from activarium.errors import ActivariumError, CertificateError
 
@@ -80,7 +80,9 @@ class Certificate:
         if self.mode == "none":
             return "uncertified"
         failed = [c for c in self.checks if not c.passed]
-        return f"refused ({len(failed)} checks failed)" if failed else f"certified ({self.mode}, {sum(c.count for c in self.checks)} checks)"
+        return (
+            f"refused ({len(failed)} checks failed)" if failed else f"certified ({self.mode}, {sum(c.count for c in self.checks)} checks)"
+        )
 
     def require(self) -> None:
         """Raise unless every check passed.
@@ -90,8 +92,18 @@ class Certificate:
         """
         failed = [c for c in self.checks if not c.passed]
         if failed:
-            lines = [f"  {c.name} at {c.site}: gap {c.gap:.2g}, tolerance {c.tolerance:.0e}{'; ' + c.note if c.note else ''}" for c in failed[:8]]
-            raise CertificateError("\n".join(["What would be read is not what this model computes:", *lines, "Pass certify=False to read it uncertified, at your own risk."]))
+            lines = [
+                f"  {c.name} at {c.site}: gap {c.gap:.2g}, tolerance {c.tolerance:.0e}{'; ' + c.note if c.note else ''}" for c in failed[:8]
+            ]
+            raise CertificateError(
+                "\n".join(
+                    [
+                        "What would be read is not what this model computes:",
+                        *lines,
+                        "Pass certify=False to read it uncertified, at your own risk.",
+                    ]
+                )
+            )
 
     def summary(self) -> dict[str, Any]:
         """For a manifest."""
@@ -99,13 +111,21 @@ class Certificate:
         return {"verdict": self.verdict, "mode": self.mode, "algebra": dict(self.algebra), "worst_gap": worst, "checks": len(self.checks)}
 
     def _lines(self) -> list[list[str]]:
-        return [[("ok" if c.passed else "FAILED"), c.name, c.site, f"{c.gap:.1e}", f"{c.tolerance:.0e}", str(c.count), c.note] for c in self.checks]
+        return [
+            [("ok" if c.passed else "FAILED"), c.name, c.site, f"{c.gap:.1e}", f"{c.tolerance:.0e}", str(c.count), c.note]
+            for c in self.checks
+        ]
 
     def __repr__(self) -> str:
         lines = [["", "check", "worst at", "gap", "allowed", "sites", ""], *self._lines()]
         widths = [max(len(line[i]) for line in lines) for i in range(7)]
         algebra = ", ".join(f"{k or 'blocks'} {v}" for k, v in self.algebra.items())
-        return "\n".join([f"Certificate: {self.verdict}; {algebra}", *("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)])
+        return "\n".join(
+            [
+                f"Certificate: {self.verdict}; {algebra}",
+                *("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines),
+            ]
+        )
 
     def _repr_html_(self) -> str:
         rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in line) + "</tr>" for line in self._lines())
@@ -156,7 +176,12 @@ class _Examiner:
         for stack in self.model.anatomy.stacks.values():
             for i, block in enumerate(stack.blocks):
                 if block.algebra == "unknown" and {"attn.proj", "mlp.proj"} <= set(block.places):
-                    self._note("block is the sum of its writers", f"{stack.prefix}blocks.{i}.resid_post", float("inf"), note="something else is added inside the block")
+                    self._note(
+                        "block is the sum of its writers",
+                        f"{stack.prefix}blocks.{i}.resid_post",
+                        float("inf"),
+                        note="something else is added inside the block",
+                    )
 
     def _instrumented(self) -> Recording:
         """The same forward untouched and with every hook in place: bit for bit the same."""
@@ -172,7 +197,13 @@ class _Examiner:
         recording = self.model._run(batch, self.reads, (), None, False, None, forward)
         pairs = [(k, v, seen[0][k]) for k, v in plain.items() if isinstance(v, Tensor)]
         wrong = [(k, float((a - b).abs().max())) for k, a, b in pairs if not torch.equal(a, b)]
-        self._note("untouched forward = instrumented forward", wrong[0][0] if wrong else "the answer", wrong[0][1] or float("inf") if wrong else 0.0, 0.0, len(pairs))
+        self._note(
+            "untouched forward = instrumented forward",
+            wrong[0][0] if wrong else "the answer",
+            wrong[0][1] or float("inf") if wrong else 0.0,
+            0.0,
+            len(pairs),
+        )
         self._note("every site fires once", "all", 0.0, 0.0, len(self.reads))
         return recording
 
@@ -222,7 +253,9 @@ class _Examiner:
             for name in rowwise:
                 whole, single = together[name], alone[name].tensor.double()
                 rows = whole.tensor[whole.index.span(e)].double()  # type: ignore[union-attr]
-                size = float((rows - single).abs().max() / single.abs().max().clamp_min(1e-30)) if rows.shape == single.shape else float("inf")
+                size = (
+                    float((rows - single).abs().max() / single.abs().max().clamp_min(1e-30)) if rows.shape == single.shape else float("inf")
+                )
                 if not size <= gap:
                     gap, worst = size, name
             count += len(rowwise)
@@ -242,7 +275,9 @@ class _Examiner:
                         count += 1
                         if size > gap:
                             gap, worst, notes = size, name, [why]
-        self._note("a write changes what follows, as computed by hand", worst or "all", gap, None, count, notes[0] if gap > self.tolerance else "")
+        self._note(
+            "a write changes what follows, as computed by hand", worst or "all", gap, None, count, notes[0] if gap > self.tolerance else ""
+        )
 
     def _write(self, base: Recording, stack: str, i: int, name: str) -> tuple[float, str]:
         """Gap and reason for one site."""
@@ -253,14 +288,20 @@ class _Examiner:
         # A first token sees only itself, so its query decides nothing; a picture's first row is what pooled heads read.
         position = 0 if model._encoder.spaces[base[name].space or stack].modality == "vision" else 1
         edit = Add(name, delta, where=Where(examples=(0,), positions=(position,)))
-        around = [n for n in self.reads if n.startswith(f"{model.anatomy.stacks[stack].prefix}blocks.") or n.rpartition(".")[2] == "final_norm" or n == "logits"]
+        prefix = model.anatomy.stacks[stack].prefix
+        near = (f"{prefix}blocks.{i}.", f"{prefix}blocks.{i + 1}.attn.in", f"{prefix}blocks.{i + 1}.resid_pre", "logits")
+        around = [n for n in self.reads if n.startswith(near) or n.endswith("final_norm")]
         after = model.run(self.inputs, around, edits=[edit])
         row = base[name].index.span(0).start + edit.where.positions[0]  # type: ignore[union-attr,index]
         wanted = values.clone()
         wanted[row] += delta
         changed = {model.sites.find(name).name} | self._carriers(name)
         problems = [(Identity("", name, after[name].tensor, wanted).gap, "the written value is not what a read gives back")]
-        problems += [(d.gap, f"{d.site}: {d.name} no longer holds") for d in self._around(after, stack, i) if model.sites.find(d.site).name not in changed]
+        problems += [
+            (d.gap, f"{d.site}: {d.name} no longer holds")
+            for d in self._around(after, stack, i)
+            if model.sites.find(d.site).name not in changed
+        ]
         gap, why = max(problems)
         entry = f"{model.anatomy.stacks[stack].prefix}blocks.{i}.resid_pre"
         if not name.endswith("resid_pre") and not torch.equal(after[entry].tensor, base[entry].tensor):
@@ -285,7 +326,11 @@ class _Examiner:
 
     def _reaches(self, base: Recording, after: Recording, stack: str, i: int, name: str) -> bool:
         prefix = self.model.anatomy.stacks[stack].prefix
-        ends = [f"{prefix}blocks.{i}.resid_post"] if not name.endswith("resid_post") else [f"{prefix}blocks.{i + 1}.attn.in", f"{prefix}final_norm", "logits"]
+        ends = (
+            [f"{prefix}blocks.{i}.resid_post"]
+            if not name.endswith("resid_post")
+            else [f"{prefix}blocks.{i + 1}.attn.in", f"{prefix}final_norm", "logits"]
+        )
         there = [n for n in ends if n in base and n in after]
         return not there or any(not torch.equal(base[n].tensor, after[n].tensor) for n in there)
 
@@ -293,7 +338,7 @@ class _Examiner:
 def probe_inputs(model: TorchRunner) -> Inputs:
     """A small ragged batch of random tokens or pixels."""
     encoder = model._encoder
-    special = tuple(getattr(encoder.tokenizer, "all_special_ids", ()) or ())
+    special = uncommon_tokens(model.torch_module, encoder.tokenizer)
     data: dict[str, Any] = {}
     for k, space in enumerate(encoder.spaces.values()):
         if space.modality == "vision":
@@ -301,6 +346,9 @@ def probe_inputs(model: TorchRunner) -> Inputs:
             continue
         lengths = [min(n, space.limit or n) for n in (7 + k, 4 + k, 2 + k)]
         texts = probe_tokens(space, 3, max(lengths), seed=7 + k, avoid=special)
-        data[space.name] = [torch.cat([torch.tensor([space.start] if space.start is not None else []).long(), t[: n - (space.start is not None)]]) for t, n in zip(texts, lengths, strict=True)]
+        data[space.name] = [
+            torch.cat([torch.tensor([space.start] if space.start is not None else []).long(), t[: n - (space.start is not None)]])
+            for t, n in zip(texts, lengths, strict=True)
+        ]
     policy = {"bos": "none (probe)", "pad": int(getattr(encoder.tokenizer, "pad_token_id", None) or 0)}
     return Inputs(data, np.arange(3), encoder.spaces, policy, encoder.words, encoder.special)

@@ -45,14 +45,18 @@ class Encoder:
     def encode(self, data: Any, bos: Any) -> Inputs:
         """See `TorchRunner.inputs`."""
         if bos not in ("tokenizer", True, False):
-            raise InputError(f"bos={bos!r} is no policy; choose 'tokenizer' (what the tokenizer adds), True (a text begins with BOS) or False (none).")
+            raise InputError(
+                f"bos={bos!r} is no policy; choose 'tokenizer' (what the tokenizer adds), True (a text begins with BOS) or False (none)."
+            )
         encoded: dict[str, list[Tensor] | Tensor] = {}
         if isinstance(data, Mapping):
             self._from_mapping(data, bos, encoded)
         else:
             space = next((s for s in self.spaces.values() if s.modality == ("text" if _is_text(data) else "vision")), None)
             if space is None:
-                raise InputError(f"{_what(data)} cannot be fed to this model, which takes {' and '.join(s.modality for s in self.spaces.values())}.")
+                raise InputError(
+                    f"{_what(data)} cannot be fed to this model, which takes {' and '.join(s.modality for s in self.spaces.values())}."
+                )
             encoded[space.name] = self._text(data, space, bos) if space.modality == "text" else self._images(data, space)
         if "decoder" in self.spaces and "decoder" not in encoded:
             start = self.spaces["decoder"].start
@@ -63,9 +67,15 @@ class Encoder:
         ordered = {name: encoded[name] for name in self.spaces if name in encoded}
         counts = {name: len(d) for name, d in ordered.items()}
         pad = getattr(self.tokenizer, "pad_token_id", None)
-        policy = {"bos": bos, "pad": 0 if pad is None else int(pad), "processor": type(self.processor).__name__ if self.processor is not None else None}
+        policy = {
+            "bos": bos,
+            "pad": 0 if pad is None else int(pad),
+            "processor": type(self.processor).__name__ if self.processor is not None else None,
+        }
         if "decoder" in counts and len(set(counts.values())) > 1:
-            raise InputError(f"There are {counts['encoder']} encoder texts and {counts['decoder']} decoder texts; give one decoder text for each.")
+            raise InputError(
+                f"There are {counts['encoder']} encoder texts and {counts['decoder']} decoder texts; give one decoder text for each."
+            )
         return Inputs(ordered, np.arange(max(counts.values())), self.spaces, policy, self.words, self.special)
 
     def _from_mapping(self, data: Mapping[str, Any], bos: Any, encoded: dict[str, list[Tensor] | Tensor]) -> None:
@@ -95,7 +105,7 @@ class Encoder:
     def _text(self, data: Any, space: Space, bos: Any) -> list[Tensor]:
         if isinstance(data, str):
             data = [data]
-        if isinstance(data, Tensor) or (len(data) and isinstance(data[0], (int, np.integer))):
+        if isinstance(data, Tensor) or (len(data) > 0 and isinstance(data[0], (int, np.integer))):
             data = unpadded(data, None)
         if not len(data):
             raise InputError("The list of texts is empty; give at least one.")
@@ -106,7 +116,9 @@ class Encoder:
 
     def _ids(self, text: str, i: int, space: Space, bos: Any) -> list[int]:
         if self.tokenizer is None:
-            raise InputError("This model was wrapped without a tokenizer, so it takes token ids, not text. Pass one: act.wrap(model, tokenizer).")
+            raise InputError(
+                "This model was wrapped without a tokenizer, so it takes token ids, not text. Pass one: act.wrap(model, tokenizer)."
+            )
         if not text.strip():
             raise InputError(f"Text {i} is empty: a text needs at least one token. Leave it out, or give it a word.")
         ids = list(self.tokenizer(text, add_special_tokens=bos is not False and space.start is None)["input_ids"])
@@ -130,13 +142,17 @@ class Encoder:
         if isinstance(data, Tensor) and data.is_floating_point():
             return check_pixels(data, space)
         if self.processor is None:
-            raise InputError("This model was wrapped without an image processor, so it takes dict(pixel_values=…). Pass one: act.wrap(model, processor).")
+            raise InputError(
+                "This model was wrapped without an image processor, so it takes dict(pixel_values=…). Pass one: act.wrap(model, processor)."
+            )
         images = check_images(data, space)
         resized = bool(getattr(self.processor, "do_resize", False) or getattr(self.processor, "do_center_crop", False))
         sizes = {im.shape[:2] for im in images}
         if not resized and sizes != {space.image[1:]}:
             wrong = next(s for s in sizes if s != space.image[1:])
-            raise InputError(f"An image is {wrong[0]}×{wrong[1]} pixels; this model takes {space.image[1]}×{space.image[2]} and its processor does not resize.")
+            raise InputError(
+                f"An image is {wrong[0]}×{wrong[1]} pixels; this model takes {space.image[1]}×{space.image[2]} and its processor does not resize."
+            )
         return check_pixels(self.processor(images=images, return_tensors="pt")["pixel_values"], space)
 
 
@@ -156,7 +172,9 @@ def _is_text(data: Any) -> bool:
     first = data[0] if isinstance(data, (list, tuple)) else data
     if isinstance(first, Tensor):
         return not first.is_floating_point() and first.ndim <= 1
-    return isinstance(first, (str, int, np.integer, list)) or (isinstance(first, np.ndarray) and first.ndim == 1 and first.dtype.kind == "i")
+    return isinstance(first, (str, int, np.integer, list)) or (
+        isinstance(first, np.ndarray) and first.ndim == 1 and first.dtype.kind == "i"
+    )
 
 
 def _what(data: Any) -> str:

@@ -93,7 +93,9 @@ class BlockAlgebra:
         for letter in "qkv":
             name = f"{room}.{letter}"
             if self.has(name) and (source := self._source(room, letter)) is not None:
-                wanted = torch.einsum("rm,hmd->rhd", source, self._weight(f"{room}.W_{letter.upper()}")) + self._bias(f"{room}.b_{letter.upper()}")
+                wanted = torch.einsum("rm,hmd->rhd", source, self._weight(f"{room}.W_{letter.upper()}")) + self._bias(
+                    f"{room}.b_{letter.upper()}"
+                )
                 yield Identity(f"{letter} = in W_{letter.upper()} + b", self.prefix + name, self.value(name), wanted)
 
     def _source(self, room: str, letter: str) -> Tensor | None:
@@ -141,10 +143,17 @@ class BlockAlgebra:
     def _mlp(self) -> Iterator[Identity]:
         gated = self.has("mlp.up")
         if self.has("mlp.in", "mlp.pre"):
-            wanted = self.value("mlp.in") @ self._weight("mlp.W_gate" if gated else "mlp.W_in") + self._bias("mlp.b_gate" if gated else "mlp.b_in")
+            wanted = self.value("mlp.in") @ self._weight("mlp.W_gate" if gated else "mlp.W_in") + self._bias(
+                "mlp.b_gate" if gated else "mlp.b_in"
+            )
             yield Identity("pre = in W + b", f"{self.prefix}mlp.pre", self.value("mlp.pre"), wanted)
         if gated and self.has("mlp.in"):
-            yield Identity("up = in W_in + b", f"{self.prefix}mlp.up", self.value("mlp.up"), self.value("mlp.in") @ self._weight("mlp.W_in") + self._bias("mlp.b_in"))
+            yield Identity(
+                "up = in W_in + b",
+                f"{self.prefix}mlp.up",
+                self.value("mlp.up"),
+                self.value("mlp.in") @ self._weight("mlp.W_in") + self._bias("mlp.b_in"),
+            )
         if "mlp.activation" in self.block.modules:
             yield from self.equal("act = activation(pre)", "mlp.act", lambda: self._module("mlp.activation", "mlp.pre"), ("mlp.pre",))
         if gated:
@@ -185,7 +194,9 @@ def exit_identities(model: TorchRunner, recording: Recording, stacks: Sequence[s
             rows = rows[[stream.index.span(e).start for e in stream.index.examples]]  # type: ignore[union-attr]
         module = model.module(stack.final_norm)
         with torch.no_grad():
-            yield Identity("final_norm = norm(last resid_post)", name, recording[name].tensor.double(), type(module).forward(module, rows).double())
+            yield Identity(
+                "final_norm = norm(last resid_post)", name, recording[name].tensor.double(), type(module).forward(module, rows).double()
+            )
     answer = model.sites["logits"] if "logits" in recording else None
     if answer is not None and answer.axes == "row vocab" and answer.rows in stacks:
         stack = model.anatomy.stacks[answer.rows]

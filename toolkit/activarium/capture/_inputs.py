@@ -171,7 +171,7 @@ def _row_table(inputs: Inputs, name: str) -> Rows:
 
 
 def _patch_columns(space: Space, pixels: Tensor, position: np.ndarray) -> dict[str, Any]:
-    height, width = space.grid(pixels)
+    width = space.grid(pixels)[1]
     prefix = len(space.prefix)
     patch = position >= prefix
     y = np.where(patch, (position - prefix) // width, -1)
@@ -184,7 +184,11 @@ def _patch_columns(space: Space, pixels: Tensor, position: np.ndarray) -> dict[s
 
 def example_rows(numbers: np.ndarray) -> Rows:
     """The row table of pooled vectors and class logits: one row per example."""
-    columns: dict[str, Any] = {"example": numbers, "position": np.zeros(len(numbers), int), "kind": np.full(len(numbers), "example", dtype=object)}
+    columns: dict[str, Any] = {
+        "example": numbers,
+        "position": np.zeros(len(numbers), int),
+        "kind": np.full(len(numbers), "example", dtype=object),
+    }
     return Rows(columns)
 
 
@@ -198,9 +202,13 @@ def check_tokens(ids: Tensor, space: Space, what: str) -> Tensor:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or (space.vocabulary and high >= space.vocabulary):
         wrong = low if low < 0 else high
-        raise InputError(f"{what} holds token id {wrong}; this model knows ids 0 to {space.vocabulary - 1}. Was it made with another tokenizer?")
+        raise InputError(
+            f"{what} holds token id {wrong}; this model knows ids 0 to {space.vocabulary - 1}. Was it made with another tokenizer?"
+        )
     if space.limit and len(ids) > space.limit:
-        raise InputError(f"{what} has {len(ids)} tokens; this model has {space.limit} positions. Shorten it, or split it into several texts.")
+        raise InputError(
+            f"{what} has {len(ids)} tokens; this model has {space.limit} positions. Shorten it, or split it into several texts."
+        )
     return ids.long()
 
 

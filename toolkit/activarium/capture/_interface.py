@@ -21,7 +21,9 @@ Kernel = Callable[..., tuple[Tensor, Tensor | None]]
 class Watcher(Protocol):
     """Who wants to see, and may change, what enters and leaves an attention kernel."""
 
-    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: Kernel, options: dict[str, Any]) -> Any: ...
+    def attend(
+        self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: Kernel, options: dict[str, Any]
+    ) -> Any: ...
 
 
 # The interface table belongs to the process, so the function finds its run here, per thread and task.

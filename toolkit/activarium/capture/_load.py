@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from activarium.capture._certify import Certificate, certify
+from activarium.capture._certify import Certificate
+from activarium.capture._certify import certify as prove
 from activarium.capture._encode import Encoder
 from activarium.capture._interface import own_configs
 from activarium.capture._probe import Anatomy, find_sites, trace_model
 from activarium.capture._runner import TorchRunner
-from activarium.capture._spaces import find_spaces, prefix_kinds, probe_pixels, probe_tokens
+from activarium.capture._spaces import find_spaces, prefix_kinds, probe_pixels, probe_tokens, uncommon_tokens
 from activarium.data import folder as bundled_folder
 from activarium.data import models as bundled_models
 from activarium.errors import InputError, nearest
@@ -45,7 +49,9 @@ def load(name: str | Path, *, dtype: str | torch.dtype | None = None, device: st
     return wrap(model, tokenizer, processor, name=str(name), certify=certify)
 
 
-def wrap(model: nn.Module, tokenizer: Any = None, processor: Any = None, *, name: str | None = None, certify: Certify = "full") -> TorchRunner:
+def wrap(
+    model: nn.Module, tokenizer: Any = None, processor: Any = None, *, name: str | None = None, certify: Certify = "full"
+) -> TorchRunner:
     """A model that is already in memory, with named sites. Its weights are not touched.
 
     Args:
@@ -65,24 +71,31 @@ def wrap(model: nn.Module, tokenizer: Any = None, processor: Any = None, *, name
     model.eval()
     own_configs(model)
     spaces = find_spaces(model)
-    quiet = {"use_cache": False} if getattr(model.config, "use_cache", False) is not False and not getattr(model.config, "vision_config", None) else {}
-    quiet = quiet if "pixel_values" != getattr(model, "main_input_name", "") else {}
+    # Nobody asked for a cache of keys and values, and building one costs time in every forward.
+    quiet = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
     title = name or type(model).__name__
-    anatomy, spaces = _look(model, spaces, tokenizer, quiet, title)
-    runner = TorchRunner(title, model, Encoder(spaces, tokenizer, processor, quiet), anatomy)
-    runner.certificate = Certificate.none() if certify is False else _certified(runner, full=certify is not True and certify == "full" or certify is True)
+    with _few_threads():
+        anatomy, spaces = _look(model, spaces, tokenizer, quiet, title)
+        runner = TorchRunner(title, model, Encoder(spaces, tokenizer, processor, quiet), anatomy)
+        runner.certificate = Certificate.none() if certify is False else prove(runner, full=certify != "quick")
+    runner.certificate.require()
     return runner
 
 
-def _certified(runner: TorchRunner, full: bool) -> Certificate:
-    certificate = certify(runner, full=full)
-    certificate.require()
-    return certificate
+@contextmanager
+def _few_threads() -> Iterator[None]:
+    """A probe is tiny: on more threads its forwards wait for each other longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _look(model: nn.Module, spaces: dict[str, Any], tokenizer: Any, quiet: dict[str, Any], title: str) -> tuple[Anatomy, dict[str, Any]]:
     """One traced forward on a small probe."""
-    special = tuple(getattr(tokenizer, "all_special_ids", ()) or ())
+    special = uncommon_tokens(model, tokenizer)
     device = next(model.parameters()).device
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     arguments: dict[str, Any] = {}
@@ -119,7 +132,9 @@ def _place(name: str) -> str:
             raise InputError(f"The folder {name} has no config.json, so it holds no model; save one there with save_pretrained.")
         return name
     if name.count("/") > 1 or name.startswith((".", "~", "/")):
-        raise InputError(f"There is no folder {name}. Give an existing folder, a bundled model ({', '.join(bundled_models())}) or a hub id.")
+        raise InputError(
+            f"There is no folder {name}. Give an existing folder, a bundled model ({', '.join(bundled_models())}) or a hub id."
+        )
     _require_hub(name)
     return name
 
@@ -138,7 +153,9 @@ def _require_hub(name: str) -> None:
     try:
         socket.create_connection(("huggingface.co", 443), timeout=3).close()
     except OSError as error:
-        raise InputError(f"{name!r} is neither a bundled model nor a folder, and the model hub cannot be reached ({error}).{hint}") from error
+        raise InputError(
+            f"{name!r} is neither a bundled model nor a folder, and the model hub cannot be reached ({error}).{hint}"
+        ) from error
 
 
 def _from_pretrained(place: str, dtype: str | torch.dtype | None) -> nn.Module:
@@ -148,26 +165,49 @@ def _from_pretrained(place: str, dtype: str | torch.dtype | None) -> nn.Module:
     architectures = config.architectures or []
     kind = next((getattr(transformers, a) for a in architectures if hasattr(transformers, a)), None)
     if kind is None:
-        raise InputError(f"{place} names the classes {architectures or 'none'} in its config; none of them is in transformers {transformers.__version__}.")
+        raise InputError(
+            f"{place} names the classes {architectures or 'none'} in its config; none of them is in transformers {transformers.__version__}."
+        )
     wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    model, found = kind.from_pretrained(place, dtype=wanted if wanted is not None else "auto", output_loading_info=True)
+    with _no_bar():
+        model, found = kind.from_pretrained(place, dtype=wanted if wanted is not None else "auto", output_loading_info=True)
     lacking = sorted(found["missing_keys"])
     if lacking:
         shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
-        raise InputError(f"{place} lacks weights of {kind.__name__}: {shown}. They would be random; load the class that was saved, or the complete checkpoint.")
+        raise InputError(
+            f"{place} lacks weights of {kind.__name__}: {shown}. They would be random; load the class that was saved, or the complete checkpoint."
+        )
     return model
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """The library transformers draws a bar even for models that load in no time."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _tokenizer(place: str) -> Any:
     import transformers
 
-    return _optional(lambda: transformers.AutoTokenizer.from_pretrained(place), place, ("tokenizer.json", "tokenizer_config.json", "vocab.json"))
+    return _optional(
+        lambda: transformers.AutoTokenizer.from_pretrained(place), place, ("tokenizer.json", "tokenizer_config.json", "vocab.json")
+    )
 
 
 def _processor(place: str) -> Any:
     import transformers
 
-    return _optional(lambda: transformers.AutoImageProcessor.from_pretrained(place), place, ("preprocessor_config.json", "processor_config.json"))
+    return _optional(
+        lambda: transformers.AutoImageProcessor.from_pretrained(place), place, ("preprocessor_config.json", "processor_config.json")
+    )
 
 
 def _optional(make: Any, place: str, files: tuple[str, ...]) -> Any:
@@ -180,5 +220,3 @@ def _optional(make: Any, place: str, files: tuple[str, ...]) -> Any:
         if Path(place).is_dir():
             raise
         return None  # a hub model of the other modality
-
-

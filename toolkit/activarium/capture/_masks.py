@@ -11,7 +11,9 @@ from activarium.attention import AttentionSpec, visible
 from activarium.errors import InputError
 
 
-def describe(module: nn.Module, q: Tensor, k: Tensor, mask: Tensor | None, options: dict[str, Any], eager: bool, queries: list[int], keys: list[int]) -> AttentionSpec:
+def describe(
+    module: nn.Module, q: Tensor, k: Tensor, mask: Tensor | None, options: dict[str, Any], eager: bool, queries: list[int], keys: list[int]
+) -> AttentionSpec:
     """The attention's description, checked against the mask it really got on every example's real rows.
 
     Args:
@@ -37,11 +39,15 @@ def describe(module: nn.Module, q: Tensor, k: Tensor, mask: Tensor | None, optio
         sinks=options.get("s_aux"),
     )
     if mask is not None and not _agrees(mask, spec, queries, keys):
-        raise InputError(f"The attention of {type(module).__name__} has a mask that is neither full, causal nor a causal window; its pattern cannot be recomputed.")
+        raise InputError(
+            f"The attention of {type(module).__name__} has a mask that is neither full, causal nor a causal window; its pattern cannot be recomputed."
+        )
     return spec
 
 
-def _causal(module: nn.Module, q: Tensor, mask: Tensor | None, options: dict[str, Any], eager: bool, queries: list[int], keys: list[int]) -> bool:
+def _causal(
+    module: nn.Module, q: Tensor, mask: Tensor | None, options: dict[str, Any], eager: bool, queries: list[int], keys: list[int]
+) -> bool:
     if mask is None:
         told = options.get("is_causal")
         return not eager and bool(getattr(module, "is_causal", True) if told is None else told)
@@ -53,7 +59,9 @@ def _causal(module: nn.Module, q: Tensor, mask: Tensor | None, options: dict[str
 
 
 def _agrees(mask: Tensor, spec: AttentionSpec, queries: list[int], keys: list[int]) -> bool:
-    return all(torch.equal(_allowed(mask, e, n, m), visible(n, m, spec, mask.device)) for e, (n, m) in enumerate(zip(queries, keys, strict=True)))
+    return all(
+        torch.equal(_allowed(mask, e, n, m), visible(n, m, spec, mask.device)) for e, (n, m) in enumerate(zip(queries, keys, strict=True))
+    )
 
 
 def _allowed(mask: Tensor, example: int, queries: int, keys: int) -> Tensor:

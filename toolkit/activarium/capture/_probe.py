@@ -47,7 +47,9 @@ class _Seen:
     def __init__(self, trace: Trace, tick: Any, paths: Mapping[int, str]) -> None:
         self.trace, self.tick, self.paths = trace, tick, paths
 
-    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: Kernel, options: dict[str, Any]) -> Any:
+    def attend(
+        self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: Kernel, options: dict[str, Any]
+    ) -> Any:
         start = self.tick()
         z, weights = kernel(module, q, k, v, mask, **options)
         plain = {name: value for name, value in options.items() if not isinstance(value, Tensor)}
@@ -133,13 +135,31 @@ def _entrance(trace: Trace, first: Call, space: Space, arguments: Mapping[str, A
         outer = next((c for c in trace.calls for t in c.inputs.values() if t.shape == given.shape and torch.equal(t, given)), None)
         key = next((k for k, t in outer.inputs.items() if t.shape == given.shape), 0) if outer else 0
         place = Place(outer.path, "input", key) if outer else None
-        sites.append(Site(f"{prefix}pixels", "example channel height width", "example", tuple(given.shape[1:]), place, missing=None if place else "no module takes the pixels in"))
+        sites.append(
+            Site(
+                f"{prefix}pixels",
+                "example channel height width",
+                "example",
+                tuple(given.shape[1:]),
+                place,
+                missing=None if place else "no module takes the pixels in",
+            )
+        )
     embedding = _embedding_call(trace, given, first)
     rows = f"{prefix}patch" if space.modality == "vision" else space.name
     if embedding is not None:
         anatomy.embeddings[space.name] = embedding.path
         shape = (embedding.output.shape[1 if embedding.output.ndim == 4 else -1],)  # type: ignore[union-attr]
-        sites.append(Site(f"{prefix}token_embed", "row d_model", rows, shape, Place(embedding.path, "output"), note="patches only" if rows.endswith("patch") else ""))
+        sites.append(
+            Site(
+                f"{prefix}token_embed",
+                "row d_model",
+                rows,
+                shape,
+                Place(embedding.path, "output"),
+                note="patches only" if rows.endswith("patch") else "",
+            )
+        )
     else:
         sites.append(Site(f"{prefix}token_embed", "row d_model", rows, missing="no embedding of these inputs was seen"))
     sites.append(Site(f"{prefix}embed", "row d_model", space.name, (width,), same_as=f"{prefix}blocks.0.resid_pre"))
@@ -148,7 +168,9 @@ def _entrance(trace: Trace, first: Call, space: Space, arguments: Mapping[str, A
 
 def _embedding_call(trace: Trace, given: Tensor, first: Call) -> Call | None:
     """The last module before the blocks that takes ids or pixels and gives one vector per token or patch."""
-    before = [c for c in trace.calls if c.start < first.start and c.end < first.start and c.output is not None and c.output.is_floating_point()]
+    before = [
+        c for c in trace.calls if c.start < first.start and c.end < first.start and c.output is not None and c.output.is_floating_point()
+    ]
     fits = [c for c in before if any(t.shape == given.shape and torch.equal(t, given) for t in c.inputs.values())]
     if not given.is_floating_point():
         fits = [c for c in fits if isinstance(c.module, nn.Embedding)]
@@ -188,13 +210,24 @@ def _block_site(stack: Stack, block: Block, i: int, prefix: str, short: str, axe
         return replace(site, same_as=f"{stack.prefix}blocks.{i - 1}.resid_post")
     if short in block.equal:
         equal = prefix + block.equal[short]
-        return replace(site, same_as=equal, kind="rotary" if leaf.endswith("_rot") else "place", note=f"equals {leaf[0]}" if leaf.endswith("_rot") else "")
+        return replace(
+            site,
+            same_as=equal,
+            kind="rotary" if leaf.endswith("_rot") else "place",
+            note=f"equals {leaf[0]}" if leaf.endswith("_rot") else "",
+        )
     if leaf in ("q_rot", "k_rot"):
         lacking = None if room in block.attention else "its attention does not pass through the attention interface"
         return replace(site, kind="rotary", missing=lacking)
     if leaf in ("scores", "pattern", "head_out"):
         needed = f"{room}.z" if leaf == "head_out" else None
-        lacking = block.missing.get(needed) if needed else None if room in block.attention else "its attention does not pass through the attention interface"
+        lacking = (
+            block.missing.get(needed)
+            if needed
+            else None
+            if room in block.attention
+            else "its attention does not pass through the attention interface"
+        )
         return replace(site, kind="derived", missing=lacking)
     if site.place is None and not site.missing:
         return replace(site, missing="it was not found in this block")
@@ -231,7 +264,14 @@ def _final_norm(trace: Trace, last: Call, stack: Stack, width: int) -> Site:
         if value is not None and value.ndim == 2 and same(value, y[:, 0]) and call.output.shape == value.shape:  # type: ignore[union-attr]
             stack.final_norm = call.path
             return Site(name, "example d_model", "example", (width,), Place(call.path, "output"), note="pooled")
-    return Site(name, "row d_model", stack.name, (width,), same_as=f"{stack.prefix}blocks.{len(stack.blocks) - 1}.resid_post", note="no norm after the last block")
+    return Site(
+        name,
+        "row d_model",
+        stack.name,
+        (width,),
+        same_as=f"{stack.prefix}blocks.{len(stack.blocks) - 1}.resid_post",
+        note="no norm after the last block",
+    )
 
 
 def _answer(output: Any, last_space: str) -> list[Site]:
@@ -241,4 +281,6 @@ def _answer(output: Any, last_space: str) -> list[Site]:
             rowwise = value.ndim == 3
             axes, rows = ("row vocab", last_space) if rowwise else ("example class", "example")
             return [Site("logits", axes, rows, (value.shape[-1],), Place("", "output", attribute), kind="answer")]
-    return [Site("logits", "row vocab", missing="this class has no head; load the class that has one (…ForCausalLM, …ForImageClassification)")]
+    return [
+        Site("logits", "row vocab", missing="this class has no head; load the class that has one (…ForCausalLM, …ForImageClassification)")
+    ]

@@ -27,7 +27,17 @@ class Resume:
         self.model = model
 
     def run(
-        self, inputs: Inputs, at: str, values: Tensor | Activations, read: Any, *, edits: Sequence[Any], metrics: Any, grad: bool, start: int, cached_kv: Recording | None
+        self,
+        inputs: Inputs,
+        at: str,
+        values: Tensor | Activations,
+        read: Any,
+        *,
+        edits: Sequence[Any],
+        metrics: Any,
+        grad: bool,
+        start: int,
+        cached_kv: Recording | None,
     ) -> Recording:
         """See `TorchRunner.resume`."""
         stack, depth = self._boundary(at)
@@ -63,12 +73,14 @@ class Resume:
             raise InputError(f"readout takes rows 'row d_model' with {width} features; found shape {tuple(resid.shape)}.")
         rows = resid.to(model.device, model.dtype)[:, None]
         aside = {s.name: (s, len(s.blocks), rows if s.name == name else None) for s in model.anatomy.stacks.values()}
-        with standing_aside(aside, model):
+        with standing_aside(aside, model), torch.set_grad_enabled(torch.is_grad_enabled() and resid.requires_grad):
             output = model.torch_module(**self._dummies(len(rows)), **model._encoder.quiet)
         logits = output.logits
         logits = logits[:, -1] if logits.ndim == 3 else logits
         if len(logits) != len(rows) or not torch.isfinite(logits[torch.isfinite(rows[:, 0]).all(-1)]).all():
-            raise InputError(f"The head of {model.name} pools several rows, so one row alone has no answer. Use resume(inputs, at='…resid_post', values=…).")
+            raise InputError(
+                f"The head of {model.name} pools several rows, so one row alone has no answer. Use resume(inputs, at='…resid_post', values=…)."
+            )
         return logits
 
     def _dummies(self, count: int) -> dict[str, Tensor]:
@@ -76,7 +88,8 @@ class Resume:
         made: dict[str, Tensor] = {}
         for space in self.model._encoder.spaces.values():
             if space.modality == "text":
-                made[space.argument] = torch.zeros(count, 1, dtype=torch.long, device=self.model.device)
+                pad = getattr(self.model.torch_module.config, "pad_token_id", None)
+                made[space.argument] = torch.full((count, 1), int(pad == 0), dtype=torch.long, device=self.model.device)
             else:
                 made[space.argument] = torch.zeros(1, *space.image, device=self.model.device, dtype=self.model.dtype)
         return made
@@ -110,9 +123,13 @@ class Resume:
 
         count, width = batch.shape[stack.name]
         if stack.name or batch.index[stack.name] is not None or len(self.model.anatomy.stacks) > 1:
-            raise InputError("Resuming from a later position needs a causal single-stack model and texts of one length; drop start=, or group texts by length.")
+            raise InputError(
+                "Resuming from a later position needs a causal single-stack model and texts of one length; drop start=, or group texts by length."
+            )
         if cached is None:
-            raise InputError("Resuming from a later position needs cached_kv: a recording of the same inputs with blocks.*.attn.k_rot and blocks.*.attn.v.")
+            raise InputError(
+                "Resuming from a later position needs cached_kv: a recording of the same inputs with blocks.*.attn.k_rot and blocks.*.attn.v."
+            )
         if any(not spec.causal for spec in cached.attention.values()) or not cached.attention:
             raise InputError("This attention looks both ways, so later positions change earlier ones; drop start=.")
         cache = DynamicCache()
@@ -150,7 +167,11 @@ def _aside(forward: Any, turns: dict[int, int], keys: dict[int, int | str], dept
         key = keys[i]
         stream = args[key] if isinstance(key, int) else kwargs[key]
         if i == depth and values is not None:
-            args, kwargs = (tuple(values if j == key else a for j, a in enumerate(args)), kwargs) if isinstance(key, int) else (args, {**kwargs, key: values})
+            args, kwargs = (
+                (tuple(values if j == key else a for j, a in enumerate(args)), kwargs)
+                if isinstance(key, int)
+                else (args, {**kwargs, key: values})
+            )
         if i >= depth:
             return forward(*args, **kwargs)
         given = values if i == depth - 1 and values is not None else stream

@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from activarium.activations import Activations, Computed, Recording
-from activarium.attention import scores_and_pattern
+from activarium.activations import Activations, Recording
 from activarium.capture import _weights
+from activarium.capture._answers import Answers, needed, needs_kernel
 from activarium.capture._encode import Encoder
 from activarium.capture._inputs import Batch, Inputs
 from activarium.capture._probe import Anatomy
 from activarium.capture._resume import Resume
-from activarium.capture._session import Session, Stop, as_rows
+from activarium.capture._session import Session, Stop
 from activarium.capture._sites import Place, Site
 from activarium.edits import Edit
 from activarium.errors import InputError, unknown
@@ -71,7 +70,11 @@ class TorchRunner:
         """Names of the classes of a classifier, in the order of its logits."""
         table = getattr(self.torch_module.config, "id2label", None)
         site = self.sites.missing.get("logits") is None and self.sites["logits"]
-        return [str(table[i]) for i in range(site.shape[0])] if site and table and site.axes == "example class" and len(table) == site.shape[0] else None
+        return (
+            [str(table[i]) for i in range(site.shape[0])]
+            if site and table and site.axes == "example class" and len(table) == site.shape[0]
+            else None
+        )
 
     @property
     def eager(self) -> bool:
@@ -191,20 +194,19 @@ class TorchRunner:
 
     __call__ = run
 
-    def _run(self, batch: Batch, read: Any, edits: Any, metrics: Any, grad: bool, stop_after: str | None, forward: Callable[..., Any]) -> Recording:
+    def _run(
+        self, batch: Batch, read: Any, edits: Any, metrics: Any, grad: bool, stop_after: str | None, forward: Callable[..., Any]
+    ) -> Recording:
         if self.torch_module.training:
             raise InputError(f"{self.name} is in training mode, where dropout changes what is read. Call model.torch_module.eval() first.")
         names = self.sites.select(read)
-        session = Session(self, batch, self._needed(names), [*self._standing, *edits], grad, stop_after, _patterns(names))
+        session = Session(self, batch, needed(self, names), [*self._standing, *edits], grad, stop_after, needs_kernel(names))
         arguments = {k: v.to(self.device) for k, v in batch.arguments.items()}
         output = None
-        with session.hooked(), nullcontext() if grad else torch.no_grad():
-            try:
-                output = forward(arguments)
-            except Stop:
-                pass
+        with session.hooked(), nullcontext() if grad else torch.no_grad(), suppress(Stop):
+            output = forward(arguments)
         session.check_fired()
-        return self._recording(session, names, output, metrics)
+        return Answers(self, session, output).recording(names, metrics)
 
     def _forward(self, batch: Batch, arguments: dict[str, Tensor]) -> Any:
         given = set(batch.inputs.data)
@@ -215,127 +217,16 @@ class TorchRunner:
             return getattr(self.torch_module, method)(**arguments)
         return self.torch_module(**arguments, **self._encoder.quiet)
 
-    def _needed(self, names: Sequence[str]) -> list[str]:
-        """Sites that must be read so that the wanted ones can be given."""
-        needed = []
-        for name in names:
-            stem, _, leaf = name.rpartition(".")
-            needed += {"scores": [f"{stem}.q_rot", f"{stem}.k_rot"], "pattern": [f"{stem}.q_rot", f"{stem}.k_rot"], "head_out": [f"{stem}.z"]}.get(leaf, [name])
-            if leaf in ("resid_mid", "resid_cross") and self.sites.find(name).kind == "place":
-                needed.append(self._gradient_site(name))
-        return [self.site(n).name for n in dict.fromkeys(needed) if self.site(n).kind != "answer"]
-
-    def _gradient_site(self, name: str) -> str:
+    def gradient_site(self, name: str) -> str:
         """Where a site's whole gradient is seen: a sum of stream and write is no module, so it is taken at the write."""
         stem, _, leaf = name.rpartition(".")
         if leaf not in ("resid_mid", "resid_cross") or self.post_norm(name):
             return name
         return self.sites.find(f"{stem}.{'cross' if leaf == 'resid_cross' else 'attn'}.out").name
 
-    # --- what comes back
-
-    def _recording(self, session: Session, names: Sequence[str], output: Any, metrics: Any) -> Recording:
-        sites = {name: self._activations(session, name, output) for name in names if self.sites_hold(name) == name}
-        aliases = {name: self.sites_hold(name) for name in names if self.sites_hold(name) != name}
-        for name in dict.fromkeys(aliases.values()):
-            sites.setdefault(name, self._activations(session, name, output))
-        answer = None
-        if output is not None and "logits" in self.sites and getattr(output, self.sites["logits"].place.argument, None) is not None:  # type: ignore[union-attr,arg-type]
-            answer = sites.setdefault("logits", self._activations(session, "logits", output))
-        spaces = {a.space for a in sites.values()} | set(session.batch.inputs.data)
-        recording = Recording(sites, {s: session.table(s) for s in spaces}, _Provenance(self, session), aliases)
-        recording.attention = session.attention
-        if metrics is not None:
-            recording.metric = self._measure(session, answer, metrics)
-            if session.grad:
-                recording._backward = lambda metric: self._gradients(session, recording, metric)
-        return recording
-
     def sites_hold(self, name: str) -> str:
         """Name under which a site's values are kept."""
         return name if name.startswith("module:") else self.sites.find(name).name
-
-    def _activations(self, session: Session, name: str, output: Any, raw: Mapping[str, Tensor] | None = None) -> Activations:
-        site = self.site(name)
-        stem, _, leaf = name.rpartition(".")
-        if site.kind == "derived":
-            return self._head_out(session, stem) if leaf == "head_out" else self._attention_parts(session, stem, leaf)
-        if site.kind == "answer":
-            value, pooled = getattr(output, site.place.argument), site.rows == "example"  # type: ignore[union-attr,arg-type]
-        else:
-            value, pooled = (raw or session.raw)[site.name], site.rows == "example"
-        if site.kind == "module":
-            site, pooled = self._module_site(session, site, value)
-        if site.kind == "rotary":
-            value = value.transpose(1, 2)
-        index = session.batch.index.get(site.rows)
-        rows = as_rows(value, site.place, session.cells(site.rows), index, pooled)
-        return Activations(rows, site.axes, site=name, index=session.table(site.rows), provenance={"model": self.name}, space=site.rows)
-
-    def _module_site(self, session: Session, site: Site, value: Tensor) -> tuple[Site, bool]:
-        """Axes of a module's output by its shape."""
-        for space, (count, rows) in session.batch.shape.items():
-            if value.ndim == 3 and tuple(value.shape[:2]) == (count, rows):
-                return replace(site, axes="row feature", rows=space), False
-        if value.ndim in (2, 4) and value.shape[0] == len(session.batch.inputs):
-            return replace(site, axes="example feature" if value.ndim == 2 else "example channel height width", rows="example"), True
-        raise InputError(f"{site.name} gives shape {tuple(value.shape)}, which is neither rows of {dict(session.batch.shape)} nor one vector per example.")
-
-    def _head_out(self, session: Session, stem: str) -> Activations:
-        z = self._activations(session, f"{stem}.z", None)
-        weight = self.weight(f"{stem}.W_O")
-        shape = (*z.shape[:2], weight.shape[-1])
-        part = Computed(shape, z.dtype, lambda: torch.einsum("rhd,hdm->rhm", z.tensor, weight))
-        return Activations(part, "row head d_model", site=f"{stem}.head_out", index=z.index, space=self.sites[f"{stem}.z"].rows)
-
-    def _attention_parts(self, session: Session, stem: str, leaf: str) -> Activations:
-        q, k = (self._activations(session, f"{stem}.{n}_rot", None) for n in "qk")
-        spec = session.attention[stem]
-        which = 0 if leaf == "scores" else 1
-        parts = []
-        for example in q.index.examples:  # type: ignore[union-attr]
-            a, b = q.index.span(example), k.index.span(example)  # type: ignore[union-attr]
-
-            def compute(a: slice = a, b: slice = b) -> Tensor:
-                return scores_and_pattern(q.tensor[a], k.tensor[b], spec)[which]
-
-            dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-            parts.append(Computed((q.shape[1], a.stop - a.start, b.stop - b.start), dtype, compute))
-        return Activations(parts, "head query key", site=f"{stem}.{leaf}", index=q.index, space=self.sites[f"{stem}.q"].rows)
-
-    def _measure(self, session: Session, answer: Activations | None, metrics: Any) -> dict[str, Tensor]:
-        if answer is None:
-            raise InputError(f"{self.name} gave no logits, so there is nothing to measure; use a class with a head and no stop_after.")
-        named = {metrics.name: metrics} if isinstance(metrics, Metric) else dict(metrics)
-        logits = answer.tensor
-        if answer.axes[0] == "example":
-            return {name: m.read(logits) for name, m in named.items()}
-        table = answer.index
-        spans = [table.span(e) for e in table.examples]  # type: ignore[union-attr]
-        places = {name: [s.stop + m.position if m.position < 0 else s.start + m.position for s in spans] for name, m in named.items()}
-        for name, rows in places.items():
-            if any(not s.start <= r < s.stop for r, s in zip(rows, spans, strict=True)):
-                raise InputError(f"Metric {name!r} reads position {named[name].position}; the shortest example has {min(s.stop - s.start for s in spans)} rows.")
-        return {name: m.read(logits[places[name]]) for name, m in named.items()}
-
-    def _gradients(self, session: Session, recording: Recording, metric: str) -> Recording:
-        held = {self.sites_hold(n): self._gradient_site(n) for n in recording if self.site(n).kind in ("place", "rotary", "module")}
-        raw = {n: session.raw[g] for n, g in held.items()}
-        places = {n: self.site(g).place for n, g in held.items()}
-        found = torch.autograd.grad(recording.metric[metric].sum(), list(raw.values()), retain_graph=True, allow_unused=True)
-        grads = {n: torch.zeros_like(r) if g is None else g for (n, r), g in zip(raw.items(), found, strict=True)}
-        sites = {n: self._gradient_of(session, n, grads[n], places[n]) for n in grads}
-        return Recording(sites, recording.rows, {**recording.provenance, "gradient_of": metric}, recording._aliases)
-
-    def _gradient_of(self, session: Session, name: str, grad: Tensor, place: Place | None) -> Activations:
-        site = self.site(name)
-        if site.kind == "module":
-            site, pooled = self._module_site(session, site, grad)
-        else:
-            pooled = site.rows == "example"
-        value = grad.transpose(1, 2) if site.kind == "rotary" else grad
-        rows = as_rows(value, place if site.kind == "place" else site.place, session.cells(site.rows), session.batch.index.get(site.rows), pooled)
-        return Activations(rows, site.axes, site=name, index=session.table(site.rows), space=site.rows)
 
     # --- interventions that last, weights, the rest of a forward
 
@@ -401,37 +292,13 @@ class TorchRunner:
             Recording, as of `run`.
         """
         with self._lock:
-            return Resume(self).run(self.inputs(inputs), at, values, read, edits=edits, metrics=metrics, grad=grad, start=start, cached_kv=cached_kv)
+            return Resume(self).run(
+                self.inputs(inputs), at, values, read, edits=edits, metrics=metrics, grad=grad, start=start, cached_kv=cached_kv
+            )
 
     def __repr__(self) -> str:
         stacks = ", ".join(f"{len(s.blocks)} blocks{' of ' + n if n else ''}" for n, s in self.anatomy.stacks.items())
         return f"TorchRunner({self.name!r}: {type(self.torch_module).__name__}, {stacks or 'no blocks recognised'}, {self.certificate.verdict})"
-
-
-class _Provenance(Mapping[str, Any]):
-    """Where a recording came from; hashes are computed only when somebody asks."""
-
-    def __init__(self, model: TorchRunner, session: Session) -> None:
-        self._model, self._session = model, session
-        self._fields: dict[str, Callable[[], Any]] = {
-            "model": lambda: model.identity,
-            "inputs": session.batch.inputs.describe,
-            "batch": lambda: {s: list(n) for s, n in session.batch.shape.items()},
-        }
-
-    def __getitem__(self, name: str) -> Any:
-        return self._fields[name]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)
-
-
-def _patterns(names: Sequence[str]) -> bool:
-    """Do these names need the kernel's description?"""
-    return any(n.rpartition(".")[2] in ("scores", "pattern", "q_rot", "k_rot") for n in names)
 
 
 def weight_hash(model: nn.Module) -> str:
@@ -441,5 +308,3 @@ def weight_hash(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     return digest.hexdigest()
-
-

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 READ_ONLY = ("scores", "pattern", "head_out")
 
 
-class Stop(Exception):  # noqa: N818 (not an error: it ends a forward that has given all that was asked)
+class Stop(Exception):  # not an error: it ends a forward that has given all that was asked
     """Raised inside the forward once `stop_after` was read."""
 
 
@@ -41,7 +41,9 @@ class Session:
         attention: `blocks.3.attn` → how its pattern follows from its queries and keys.
     """
 
-    def __init__(self, model: TorchRunner, batch: Batch, reads: Sequence[str], edits: Sequence[Edit], grad: bool, stop_after: str | None, watch: bool) -> None:
+    def __init__(
+        self, model: TorchRunner, batch: Batch, reads: Sequence[str], edits: Sequence[Edit], grad: bool, stop_after: str | None, watch: bool
+    ) -> None:
         self.model, self.batch, self.grad = model, batch, grad
         self.stop_after, self._watch = stop_after, watch
         self.raw: dict[str, Tensor] = {}
@@ -236,13 +238,14 @@ class Session:
         rows = self.table(space)
         lengths = {e: rows.span(e).stop - rows.span(e).start for e in rows.examples}
         last = np.array([lengths[int(e)] for e in rows["example"]])
-        kind = rows["kind"] if "kind" in rows else None
-        chosen = torch.as_tensor(np.flatnonzero(row_mask(where, rows["example"], rows["position"], kind, last)))
+        chosen = torch.as_tensor(np.flatnonzero(row_mask(where, rows["example"], rows["position"], rows["kind"], last)))
         return chosen if index is None else index[chosen]
 
     # --- the attention kernel
 
-    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: Kernel, options: dict[str, Any]) -> Any:
+    def attend(
+        self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: Kernel, options: dict[str, Any]
+    ) -> Any:
         """Called in the place of every attention kernel: edits and reads q and k, then calls the kernel itself."""
         path = self.model.path_of(module)
         name = self.model.attention_name(path, self._kernel_turns[path])
@@ -287,7 +290,9 @@ class Session:
         for name in dict.fromkeys(wanted):
             if self.fired[name] != 1:
                 times = "did not fire" if not self.fired[name] else f"fired {self.fired[name]} times"
-                raise SilentHook(f"{name} {times} in one forward; it should fire once. Nothing that was read is used. See model.certificate.")
+                raise SilentHook(
+                    f"{name} {times} in one forward; it should fire once. Nothing that was read is used. See model.certificate."
+                )
 
 
 class _Tap:

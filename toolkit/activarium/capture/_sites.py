@@ -141,7 +141,11 @@ class SiteTable(Mapping[str, Site]):
 def _describe(sites: Sequence[Site]) -> tuple[str, str, str]:
     shown = next((s for s in sites if not s.missing), sites[0])
     absent = [s for s in sites if s.missing]
-    remarks = [f"missing: {absent[0].missing}" if len(absent) == len(sites) else f"missing in {len(absent)} of {len(sites)}: {absent[0].missing}"] if absent else []
+    remarks = (
+        [f"missing: {absent[0].missing}" if len(absent) == len(sites) else f"missing in {len(absent)} of {len(sites)}: {absent[0].missing}"]
+        if absent
+        else []
+    )
     if shown.same_as and not shown.missing:
         remarks.append(f"same as {shown.same_as}")
     if shown.note:

@@ -21,7 +21,10 @@ def find_spaces(model: nn.Module) -> dict[str, Space]:
     config: Any = model.config
     accepted = set(inspect.signature(model.forward).parameters)
     if "input_ids" in accepted and "pixel_values" in accepted and hasattr(config, "vision_config") and hasattr(config, "text_config"):
-        return {"vision": _vision(model, config.vision_config, "vision"), "text": _text(config.text_config, "text", "input_ids", "attention_mask")}
+        return {
+            "vision": _vision(model, config.vision_config, "vision"),
+            "text": _text(config.text_config, "text", "input_ids", "attention_mask"),
+        }
     if "decoder_input_ids" in accepted and getattr(config, "is_encoder_decoder", False):
         start = config.decoder_start_token_id
         start = next((i for i in (start, getattr(config, "pad_token_id", None)) if i is not None), 0)
@@ -66,7 +69,9 @@ def prefix_kinds(rows: int, space: Space, registers: int) -> tuple[str, ...]:
     patches = (height // space.patch[0]) * (width // space.patch[1])
     extra = rows - patches
     if extra < 0 or (extra and extra < 1 + registers and registers):
-        raise InputError(f"The model has {rows} rows for {patches} patches of {space.patch} on {(height, width)} pixels; no such grid is known.")
+        raise InputError(
+            f"The model has {rows} rows for {patches} patches of {space.patch} on {(height, width)} pixels; no such grid is known."
+        )
     if extra == 0:
         return ()
     return ("cls", *["special"] * (extra - 1 - registers), *["register"] * registers)
@@ -83,3 +88,9 @@ def probe_pixels(space: Space, examples: int, dtype: torch.dtype, seed: int = 0)
     """Random pixels for a probe."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(examples, *space.image, generator=generator).to(dtype)
+
+
+def uncommon_tokens(model: nn.Module, tokenizer: Any) -> tuple[int, ...]:
+    """Ids that a probe leaves out: models treat pads and other special tokens in ways of their own."""
+    pad = getattr(model.config, "pad_token_id", None)
+    return (*(getattr(tokenizer, "all_special_ids", None) or ()), *([] if pad is None else [int(pad)]))

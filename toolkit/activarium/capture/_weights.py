@@ -35,7 +35,9 @@ def names(model: TorchRunner) -> dict[str, tuple[str, str, Cut]]:
             if isinstance(model.module(path), nn.Embedding):
                 table[f"{stack.prefix}W_E"] = (path, "embedding", None)
         if stack.final_norm:
-            table |= {f"{stack.prefix}final_norm.{n}": (stack.final_norm, n, None) for n in ("gain", "bias") if _has(model, stack.final_norm, n)}
+            table |= {
+                f"{stack.prefix}final_norm.{n}": (stack.final_norm, n, None) for n in ("gain", "bias") if _has(model, stack.final_norm, n)
+            }
         for i, block in enumerate(stack.blocks):
             prefix = f"{stack.prefix}blocks.{i}."
             for short, (path, cut) in block.weights.items():

@@ -31,9 +31,7 @@ def show(result: Result, model: Any = None) -> Any:
     if isinstance(result, Report):
         return _report(result, model)
     widget = widget_for(result)
-    if widget is None:
-        return result
-    return widget.of(result, model=model) if widget.wants_model else widget.of(result)
+    return result if widget is None else widget.of(result, model)
 
 
 def widget_for(result: Result) -> type["Widget"] | None:

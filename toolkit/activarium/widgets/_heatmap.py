@@ -31,6 +31,7 @@ class Heatmap(Widget):
     """
 
     shows: ClassVar[type[Result]] = Grid
+    result: Grid
     _esm = bundle("heatmap")
     _css = stylesheet("heatmap")
 

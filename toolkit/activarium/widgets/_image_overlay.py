@@ -28,6 +28,7 @@ class ImageOverlay(Widget):
     """
 
     shows: ClassVar[type[Result]] = Overlay
+    result: Overlay
     _esm = bundle("image_overlay")
     _css = stylesheet("image_overlay")
 
@@ -37,12 +38,12 @@ class ImageOverlay(Widget):
 
     def __init__(self, result: Overlay, **traits: Any) -> None:
         super().__init__(result, **traits)
-        values = payload.floats(result.values)
-        arrays = {"values": values, "image": _pixels(result.image)}
+        values, image = payload.floats(result.values), np.asarray(result.image)
+        arrays = {"values": values, "image": _pixels(image)}
         if result.mask is not None:
             arrays["mask"] = np.asarray(result.mask, np.uint8)
         table, self.data = payload.pack(arrays)
-        self.spec = map_words(result, values) | {"arrays": table, "size": list(np.shape(result.image)[:2])}
+        self.spec = map_words(result, values) | {"arrays": table, "size": list(image.shape[:2])}
 
     @classmethod
     def accepts(cls, result: Result) -> bool:
@@ -55,7 +56,7 @@ class ImageOverlay(Widget):
 
     def png(self) -> bytes:
         """The image under the first map, blended by size of value."""
-        image, values = _pixels(self.result.image), self.result.values[self.shown[0] if self.shown else 0].astype(float)
+        image, values = _pixels(np.asarray(self.result.image)), self.result.values[self.shown[0] if self.shown else 0].astype(float)
         limits = (self.spec["range"][0], self.spec["range"][1])
         rows, columns = (np.arange(n) * m // n for n, m in zip(image.shape[:2], values.shape, strict=True))
         cover = np.clip(np.abs(np.nan_to_num(values)) / max(abs(limits[0]), abs(limits[1])), 0, 1) * self.opacity / 100
@@ -65,9 +66,9 @@ class ImageOverlay(Widget):
         return pictures.png(mixed.round().astype(np.uint8).repeat(scale, 0).repeat(scale, 1))
 
 
-def _pixels(image: np.ndarray | None) -> np.ndarray:
+def _pixels(image: np.ndarray) -> np.ndarray:
     """The picture as uint8 `(height, width, 3)`; one channel becomes grey."""
-    pixels = np.asarray(image)
+    pixels = image
     if pixels.dtype.kind == "f":
         pixels = np.clip(pixels * 255, 0, 255).round()
     pixels = pixels.astype(np.uint8)

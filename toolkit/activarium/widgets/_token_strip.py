@@ -24,6 +24,7 @@ class TokenStrip(Widget):
     """
 
     shows: ClassVar[type[Result]] = Overlay
+    result: Overlay
     _esm = bundle("token_strip")
     _css = stylesheet("token_strip")
 

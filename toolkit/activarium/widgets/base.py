@@ -45,7 +45,6 @@ class Widget(anywidget.AnyWidget):
 
     Attributes:
         shows: The kind of Result it starts from.
-        wants_model: Does `of` take a live `model` as well?
         spec: Words and shapes, small enough for JSON.
         data: All numbers, as deflated bytes; `spec["arrays"]` says what they are.
         pointed: Index along each axis of what the reader points at; `{}` while nothing is.
@@ -53,7 +52,6 @@ class Widget(anywidget.AnyWidget):
     """
 
     shows: ClassVar[type[Result]] = Result
-    wants_model: ClassVar[bool] = False
 
     spec = traitlets.Dict().tag(sync=True)
     data = traitlets.Bytes().tag(sync=True)
@@ -73,14 +71,20 @@ class Widget(anywidget.AnyWidget):
         return isinstance(result, cls.shows)
 
     @classmethod
-    def of(cls, result: Result) -> Self:
+    def of(cls, result: Result, model: Any = None) -> Self:
         """The widget for a Result.
+
+        Args:
+            result: A Result of the kind that `shows` names.
+            model: A live model, for widgets that run it again on a click; the others leave it alone.
 
         Raises:
             InputError: The Result is of another kind.
         """
         if not cls.accepts(result):
-            raise InputError(f"{cls.__name__} shows {cls.shows.__name__}; got {type(result).__name__}. Use show(result), which finds the widget.")
+            raise InputError(
+                f"{cls.__name__} shows {cls.shows.__name__}; got {type(result).__name__}. Use show(result), which finds the widget."
+            )
         return cls(result)
 
     def png(self) -> bytes:
@@ -89,7 +93,9 @@ class Widget(anywidget.AnyWidget):
 
     def answer(self, question: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         """Reply to a question of the browser with words and bytes."""
-        raise InputError(f"{type(self).__name__} has no answer to {question.get('ask')!r}; the page may be of another version than the kernel.")
+        raise InputError(
+            f"{type(self).__name__} has no answer to {question.get('ask')!r}; the page may be of another version than the kernel."
+        )
 
     def _hear(self, _: Any, content: Any, __: Any) -> None:
         with self._lock:

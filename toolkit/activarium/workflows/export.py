@@ -22,7 +22,9 @@ Part = Result | Widget | str
 #   script-src  one inline script by its hash, and blob: for the widgets' modules, which the page keeps as text, each once;
 #   style-src   'unsafe-inline', because static tables and pictures carry style attributes, which no hash can cover;
 #   img-src     data: for the pictures. A script smuggled in as text has neither the hash nor a blob and cannot run.
-_POLICY = "default-src 'none'; script-src 'sha256-{hash}' blob:; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+_POLICY = (
+    "default-src 'none'; script-src 'sha256-{hash}' blob:; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+)
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -103,7 +105,9 @@ class _Page:
         for pair in pairs:
             for heading in pair:
                 if heading not in self._ids:
-                    raise InputError(f"linked names {heading!r}, which shows no widget; those that do: {', '.join(map(repr, self._ids)) or 'none'}.")
+                    raise InputError(
+                        f"linked names {heading!r}, which shows no widget; those that do: {', '.join(map(repr, self._ids)) or 'none'}."
+                    )
             source, target = ([f"IPY_MODEL_{self._ids[heading]}", "pointed"] for heading in pair)
             self.state[f"link{len(self.state)}"] = {"model_name": "LinkModel", "state": {"source": source, "target": target}}
 

@@ -9,9 +9,10 @@ import torch
 
 from activarium.activations import Activations, Recording
 from activarium.analyses.layer_sites import column, layer_sites, refuse_strange
+from activarium.analyses.layers.answers import Spelling, identity_of
 from activarium.analyses.layers.distributions import Lens, read_layers, settled
 from activarium.analyses.layers.evidence import patch_parts
-from activarium.errors import InputError, unknown
+from activarium.errors import InputError
 from activarium.protocols import Runner
 from activarium.results import Grid, Ranking, Report, Result
 
@@ -84,7 +85,7 @@ def logit_lens(
     wanted, followed = _target(model, target, lens, rows[0])
     probability, rank = lens.follow(wanted)
     labels = {"layer": names, "position": _labels(rows[0])}
-    spell = _Spelling(model)
+    spell = Spelling(model)
     answers = spell.table(lens.answers)
     parts: dict[str, Result] = {
         "probability": Grid(
@@ -169,48 +170,13 @@ def _target(model: Runner, target: str | int, lens: Lens, rows: Activations) -> 
         return lens.final.argmax(1).cpu().numpy(), "the final answer"
     if target == "final":
         answer = int(lens.final[lens.answer_row].argmax())  # type: ignore[index]
-        return np.full(count, answer), repr(_Spelling(model)(answer))
+        return np.full(count, answer), repr(Spelling(model)(answer))
     if target == "next":
         if lens.answer_row is not None:
             raise InputError("target='next' asks for the next token; these rows are patches. Use 'final', a class name or an id.")
         return np.append(column(rows, "token", -1)[1:].astype(np.int64), -1), "the next token"
-    chosen = _identity(model, target, lens.final.shape[1])
-    return np.full(count, chosen), repr(_Spelling(model)(chosen))
-
-
-def _identity(model: Runner, target: str | int, size: int) -> int:
-    """The id of a token or class given by name or number."""
-    if isinstance(target, int):
-        if not 0 <= target < size:
-            raise InputError(f"target={target} is no answer of this model: its ids go from 0 to {size - 1}.")
-        return target
-    classes = list(getattr(model, "class_names", None) or ())
-    if target in classes:
-        return classes.index(target)
-    tokenizer = getattr(model, "tokenizer", None)
-    if tokenizer is None:
-        raise unknown("class", target, classes)
-    ids = tokenizer.encode(target, add_special_tokens=False)
-    if len(ids) != 1 or (ids[0] == tokenizer.unk_token_id and target != tokenizer.unk_token):
-        raise unknown("single token", target, sorted(tokenizer.get_vocab()))
-    return int(ids[0])
-
-
-class _Spelling:
-    """Ids as a reader knows them: class names, else tokens, else numbers."""
-
-    def __init__(self, model: Runner) -> None:
-        self.classes = list(getattr(model, "class_names", None) or ())
-        self.tokenizer = None if self.classes else getattr(model, "tokenizer", None)
-
-    def __call__(self, answer: int) -> str:
-        if self.classes:
-            return str(self.classes[answer])
-        return str(self.tokenizer.decode([answer])) if self.tokenizer is not None else str(answer)
-
-    def table(self, answers: np.ndarray) -> np.ndarray:
-        known = {int(i): self(int(i)) for i in np.unique(answers)}
-        return np.array([known[int(i)] for i in answers.ravel()], dtype=object).reshape(answers.shape)
+    chosen = identity_of(model, target, lens.final.shape[1])
+    return np.full(count, chosen), repr(Spelling(model)(chosen))
 
 
 def _labels(rows: Activations) -> list[str]:
@@ -239,7 +205,7 @@ def _ranking(labels: dict[str, list[str]], answers: np.ndarray, lens: Lens) -> R
 
 
 def _words(
-    names: list[str], texts: list[str], rank: np.ndarray, probability: np.ndarray, spell: _Spelling, wanted: np.ndarray, at: int
+    names: list[str], texts: list[str], rank: np.ndarray, probability: np.ndarray, spell: Spelling, wanted: np.ndarray, at: int
 ) -> list[str]:
     if wanted[at] < 0:
         return ["There is no next token to follow: the example has one row."]

@@ -1,0 +1,169 @@
+"""From one forward's raw tensors to a Recording: rows without pads, aliases, derived sites, metrics, gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from activarium.activations import Activations, Computed, Recording
+from activarium.attention import scores_and_pattern
+from activarium.capture._session import Session, as_rows
+from activarium.capture._sites import Site
+from activarium.errors import InputError
+from activarium.metrics import Metric
+
+if TYPE_CHECKING:
+    from activarium.capture._runner import TorchRunner
+
+MADE_OF = {"scores": ("q_rot", "k_rot"), "pattern": ("q_rot", "k_rot"), "head_out": ("z",)}
+
+
+def needed(model: TorchRunner, names: Sequence[str]) -> list[str]:
+    """Sites that must be read so that the wanted ones can be given."""
+    wanted: list[str] = []
+    for name in names:
+        stem, _, leaf = name.rpartition(".")
+        wanted += [f"{stem}.{n}" for n in MADE_OF[leaf]] if leaf in MADE_OF else [name]
+        if leaf in ("resid_mid", "resid_cross"):
+            wanted.append(model.gradient_site(name))
+    return [model.site(n).name for n in dict.fromkeys(wanted) if model.site(n).kind != "answer"]
+
+
+def needs_kernel(names: Sequence[str]) -> bool:
+    """Do these names need the attention kernel's description?"""
+    return any(n.rpartition(".")[2] in ("scores", "pattern", "q_rot", "k_rot") for n in names)
+
+
+class Answers:
+    """What one session gave, as Activations."""
+
+    def __init__(self, model: TorchRunner, session: Session, output: Any) -> None:
+        self.model, self.session, self.output = model, session, output
+        self.provenance = _Provenance(model, session)
+
+    def recording(self, names: Sequence[str], metrics: Any) -> Recording:
+        """Everything asked for, with logits where the forward reached them."""
+        hold = {name: self.model.sites_hold(name) for name in names}
+        sites = {name: self.activations(name) for name in dict.fromkeys(hold.values())}
+        aliases = {name: held for name, held in hold.items() if held != name}
+        if self._answered():
+            sites.setdefault("logits", self.activations("logits"))
+        spaces = dict.fromkeys([a.space for a in sites.values()] + list(self.session.batch.inputs.data))
+        recording = Recording(sites, {s: self.session.table(s) for s in spaces}, self.provenance, aliases)
+        recording.attention = self.session.attention
+        if metrics is not None:
+            recording.metric = self._measure(sites.get("logits"), metrics)
+            if self.session.grad:
+                recording._backward = lambda metric: self._gradients(recording, metric)
+        return recording
+
+    def _answered(self) -> bool:
+        site = self.model.sites.get("logits")
+        return (
+            site is not None
+            and site.place is not None
+            and self.output is not None
+            and getattr(self.output, str(site.place.argument), None) is not None
+        )
+
+    def activations(self, name: str) -> Activations:
+        """One site."""
+        site = self.model.site(name)
+        stem, _, leaf = name.rpartition(".")
+        if site.kind == "derived":
+            return self._head_out(stem) if leaf == "head_out" else self._attention(stem, leaf)
+        if site.kind == "answer":
+            return self._rows(name, site, getattr(self.output, str(site.place.argument)))  # type: ignore[union-attr]
+        return self._rows(name, site, self.session.raw[site.name])
+
+    def _rows(self, name: str, site: Site, value: Tensor) -> Activations:
+        if site.kind == "module":
+            site = self._shaped(site, value)
+        value = value.transpose(1, 2) if site.kind == "rotary" else value
+        place = site.place if site.kind == "place" else None
+        rows = as_rows(value, place, self.session.cells(site.rows), self.session.batch.index.get(site.rows), site.rows == "example")
+        return Activations(rows, site.axes, site=name, index=self.session.table(site.rows), space=site.rows, provenance=self.provenance)
+
+    def _shaped(self, site: Site, value: Tensor) -> Site:
+        """Axes of any module's output, by its shape."""
+        for space, (count, rows) in self.session.batch.shape.items():
+            if value.ndim == 3 and tuple(value.shape[:2]) == (count, rows):
+                return replace(site, axes="row feature", rows=space)
+        if value.ndim in (2, 4) and value.shape[0] == len(self.session.batch.inputs):
+            return replace(site, axes="example feature" if value.ndim == 2 else "example channel height width", rows="example")
+        raise InputError(
+            f"{site.name} gives shape {tuple(value.shape)}, which is neither rows of {self.session.batch.shape} nor one vector per example."
+        )
+
+    def _head_out(self, stem: str) -> Activations:
+        z, weight = self.activations(f"{stem}.z"), self.model.weight(f"{stem}.W_O")
+        part = Computed((*z.shape[:2], weight.shape[-1]), z.dtype, lambda: torch.einsum("rhd,hdm->rhm", z.tensor, weight))
+        return Activations(part, "row head d_model", site=f"{stem}.head_out", index=z.index, space=z.space, provenance=self.provenance)
+
+    def _attention(self, stem: str, leaf: str) -> Activations:
+        q, k = (self.activations(f"{stem}.{n}_rot") for n in "qk")
+        spec, which = self.session.attention[stem], ("scores", "pattern").index(leaf)
+        dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+        parts = []
+        for example in q.index.examples:  # type: ignore[union-attr]
+            a, b = q.index.span(example), k.index.span(example)  # type: ignore[union-attr]
+
+            def compute(a: slice = a, b: slice = b) -> Tensor:
+                return scores_and_pattern(q.tensor[a], k.tensor[b], spec)[which]
+
+            parts.append(Computed((q.shape[1], a.stop - a.start, b.stop - b.start), dtype, compute))
+        return Activations(parts, "head query key", site=f"{stem}.{leaf}", index=q.index, space=q.space, provenance=self.provenance)
+
+    # --- scalars and their gradients
+
+    def _measure(self, answer: Activations | None, metrics: Any) -> dict[str, Tensor]:
+        if answer is None:
+            raise InputError(
+                f"{self.model.name} gave no logits, so there is nothing to measure; use a class with a head and no stop_after."
+            )
+        named = {metrics.name: metrics} if isinstance(metrics, Metric) else dict(metrics)
+        logits = answer.tensor
+        if answer.axes[0] == "example":
+            return {name: m.read(logits) for name, m in named.items()}
+        spans = [answer.index.span(e) for e in answer.index.examples]  # type: ignore[union-attr]
+        shortest = min(s.stop - s.start for s in spans)
+        for name, m in named.items():
+            if not -shortest <= m.position < shortest:
+                raise InputError(f"Metric {name!r} reads position {m.position}; the shortest example has {shortest} rows.")
+        rows = {name: [s.stop + m.position if m.position < 0 else s.start + m.position for s in spans] for name, m in named.items()}
+        return {name: m.read(logits[rows[name]]) for name, m in named.items()}
+
+    def _gradients(self, recording: Recording, metric: str) -> Recording:
+        read = [n for n in recording if self.model.site(n).kind in ("place", "rotary", "module")]
+        raw = [self.session.raw[self.model.gradient_site(n)] for n in read]
+        found = torch.autograd.grad(recording.metric[metric].sum(), raw, retain_graph=True, allow_unused=True)
+        sites = {n: self._gradient(n, torch.zeros_like(r) if g is None else g) for n, r, g in zip(read, raw, found, strict=True)}
+        return Recording(sites, recording.rows, {**recording.provenance, "gradient_of": metric}, recording._aliases)
+
+    def _gradient(self, name: str, grad: Tensor) -> Activations:
+        site, seen = self.model.site(name), self.model.site(self.model.gradient_site(name))
+        return self._rows(name, replace(site, place=seen.place), grad)
+
+
+class _Provenance(Mapping[str, Any]):
+    """Where a recording came from; hashes are computed only when somebody asks."""
+
+    def __init__(self, model: TorchRunner, session: Session) -> None:
+        self._fields: dict[str, Callable[[], Any]] = {
+            "model": lambda: model.identity,
+            "inputs": session.batch.inputs.describe,
+            "batch": lambda: {s: list(n) for s, n in session.batch.shape.items()},
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        return self._fields[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
