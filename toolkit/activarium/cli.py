@@ -96,7 +96,7 @@ def capture(
     inputs = read_inputs(data)  # before the model: a wrong path should not cost its loading
     import activarium as act
 
-    options = {} if dtype is None else {"dtype": dtype}
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     stored = act.capture(act.load(model), inputs, sites=sites, to=to, **options)
     typer.echo(repr(stored))
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 import activarium as act
 from activarium.data import corpus, scenes  # pyright: ignore[reportAttributeAccessIssue]  (a path that is found at run time)
-from activarium.results import Overlay, Report, Result
+from activarium.results import Overlay, Report
 
 SENTENCES, PICTURES, SEED = 40, 64, 31  # sentences per family, scenes; the seed draws held-out sentences
 SITES = ("embed", "blocks.*.resid_post", "blocks.*.mlp.act", "logits")
@@ -33,12 +33,12 @@ class Tour:
     Attributes:
         out: Folder that stores and page are written to.
         console: Where the findings are printed.
-        parts: Section title → Result or text, for the page.
+        parts: Section title → Result, widget or text, for the page.
     """
 
     out: Path
     console: Console
-    parts: dict[str, Result | str] = field(default_factory=dict)
+    parts: dict[str, Any] = field(default_factory=dict)
 
     def say(self, title: str, words: Sequence[str]) -> None:
         """Print findings and put them on the page."""
@@ -46,6 +46,10 @@ class Tour:
         for line in words:
             self.console.print(f"  • {line}", markup=False, highlight=False)
         self.parts[title] = "\n\n".join(words)
+
+    def keep(self, title: str, report: Report, name: str) -> None:
+        """Put one part of a report on the page, with where it came from."""
+        self.parts[title] = report[name].with_(provenance=report.provenance)
 
     def table(self, title: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
         """Print a table."""
@@ -93,12 +97,12 @@ def language(tour: Tour) -> None:
     tour.say("scribe · how surprised it is", [_surprise(loss)])
     tour.parts["scribe · loss of each token, given those before it"] = loss
     tour.say("scribe · when the receiver's name appears", [*lens.words, *_appearance(tour, model, store, examples, indirect)])
-    tour.parts[f"scribe · probability of {item.answer!r} by layer and position"] = lens["probability"]
-    tour.parts["scribe · entropy of each layer's answer"] = lens["entropy"]
+    tour.keep(f"scribe · probability of {item.answer!r} by layer and position", lens, "probability")
+    tour.keep("scribe · entropy of each layer's answer", lens, "entropy")
     massive = act.analyses.massive_activations(store)
     tour.say("scribe · massive activations", massive.words)
-    tour.parts["scribe · largest activations by layer"] = massive["sizes"]
-    tour.parts["scribe · the largest number of each layer"] = massive["largest"]
+    tour.keep("scribe · largest activations by layer", massive, "sizes")
+    tour.keep("scribe · the largest number of each layer", massive, "largest")
 
 
 def sparsity(tour: Tour) -> None:
@@ -111,9 +115,9 @@ def sparsity(tour: Tour) -> None:
     columns = {"percent": ".2f", "low": ".2f", "high": ".2f", "dead": "d", "always on": "d", "neurons": "d"}
     lines = [[str(line["name"]), *[format(line[name], form) for name, form in columns.items()]] for _, line in layers.iterrows()]
     tour.table("Nonzero neurons of scribe-relu", ["layer", "% nonzero", "95 % low", "high", "dead", "always on", "neurons"], lines)
-    tour.parts["scribe-relu · nonzero neurons per layer"] = report["nonzero"]
-    tour.parts["scribe-relu · nonzero neurons at each token"] = report["rows"]
-    tour.parts["scribe-relu · firing rate of every neuron"] = report["firing rate"]
+    tour.keep("scribe-relu · nonzero neurons per layer", report, "nonzero")
+    tour.keep("scribe-relu · nonzero neurons at each token", report, "rows")
+    tour.keep("scribe-relu · firing rate of every neuron", report, "firing rate")
     smooth, said = _with_warnings(act.open(tour.out / "demo" / "scribe.acts"))
     lead = f"scribe (GELU) shows {smooth.diagnostics['percent']:.2f} % nonzeros, scribe-relu {report.diagnostics['percent']:.2f} %."
     tour.say("scribe · why zeros say nothing about a smooth activation", [lead, *said])
@@ -127,28 +131,33 @@ def vision(tour: Tour) -> None:
     guesses = [classes[int(store.logits.example(i).tensor.argmax())] for i in range(PICTURES)]
     right = [i for i in range(PICTURES) if guesses[i] == drawn[i].name]
     lenses = {i: act.analyses.logit_lens(store, model, example=i, image=drawn[i].image) for i in right}
-    hits = np.array([_pointed(lenses[i], drawn[i].mask) for i in right])
+    hits = np.mean([_pointed(lenses[i], drawn[i].mask) for i in right], axis=0)
+    # The control: a shape is conspicuous, so even the evidence for a class that is not there may point to it.
+    other = {i: (drawn[i].label + 1) % len(classes) for i in right}
+    control = np.mean([_pointed(act.analyses.logit_lens(store, model, example=i, target=other[i]), drawn[i].mask) for i in right], axis=0)
     chance = float(np.mean([_by_patch(drawn[i].mask, lenses[i]["patches"].values.shape[1:]).mean() for i in right]))
     names = lenses[right[0]]["patches"].label("layer")
-    best = int(hits.mean(0).argmax())
     tour.table(
-        "Does the patch with most evidence lie on the shape?",
-        ["layer", "share of scenes", "chance"],
-        [[name, f"{share:.1%}", f"{chance:.1%}"] for name, share in zip(names, hits.mean(0), strict=True)],
+        f"Does the patch with most evidence lie on the shape? ({len(right)} scenes)",
+        ["layer", "its class", "a wrong class", "any patch"],
+        [[name, f"{share:.0%}", f"{wrong:.0%}", f"{chance:.0%}"] for name, share, wrong in zip(names, hits, control, strict=True)],
     )
-    shown = right[0]
+    best, shown = int((hits - control).argmax()), right[0]
     found = [
         f"glyph names {len(right)} of {PICTURES} unseen scenes rightly.",
-        f"At {names[best]} the patch with most evidence lies on the shape in {hits[:, best].mean():.0%} of them; a patch at random would in {chance:.0%}.",
+        f"At {names[best]}, where the two differ most, the patch with most evidence for the right class lies on the shape in {hits[best]:.0%} of them; "
+        f"for a wrong class in {control[best]:.0%}, and a patch at random in {chance:.0%}.",
         *lenses[shown].words,
     ]
     tour.say("glyph · where the evidence lies", found)
-    overlay = lenses[shown]["overlay"].with_(mask=drawn[shown].mask)  # type: ignore[call-arg]
-    tour.parts[f"glyph · evidence for {guesses[shown]!r} by patch, with the shape's true outline"] = overlay
-    tour.parts["glyph · evidence by layer and row"] = lenses[shown]["evidence"]
+    overlay = lenses[shown]["overlay"].with_(mask=drawn[shown].mask, provenance=lenses[shown].provenance)  # type: ignore[call-arg]
+    picture = act.widgets.ImageOverlay.of(overlay)
+    picture.shown = [best]
+    tour.parts[f"glyph · evidence for {guesses[shown]!r} by patch, with the shape's true outline"] = picture
+    tour.keep("glyph · evidence by layer and row", lenses[shown], "evidence")
     massive = act.analyses.massive_activations(store)
     tour.say("glyph · massive activations", massive.words)
-    tour.parts["glyph · largest activations by layer"] = massive["sizes"]
+    tour.keep("glyph · largest activations by layer", massive, "sizes")
     report, said = _with_warnings(store)
     tour.say("glyph · lazy neurons", [f"{report.diagnostics['percent']:.2f} % of the neurons are not exactly zero.", *said])
 

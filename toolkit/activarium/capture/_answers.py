@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from activarium.activations import Activations, Computed, Recording
-from activarium.attention import scores_and_pattern
+from activarium.attention import repeat_heads, scores_and_pattern
 from activarium.capture._session import Session, as_rows
 from activarium.capture._sites import Site
 from activarium.errors import InputError
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 MADE_OF = {"scores": ("q_rot", "k_rot"), "pattern": ("q_rot", "k_rot"), "head_out": ("z",)}
 
 
-def needed(model: TorchRunner, names: Sequence[str]) -> list[str]:
-    """Sites that must be read so that the wanted ones can be given."""
+def needed(model: TorchRunner, names: Sequence[str], grad: bool) -> list[str]:
+    """Sites that must be read so that the wanted ones, and with `grad` their gradients, can be given."""
     wanted: list[str] = []
     for name in names:
         stem, _, leaf = name.rpartition(".")
         wanted += [f"{stem}.{n}" for n in MADE_OF[leaf]] if leaf in MADE_OF else [name]
-        if leaf in ("resid_mid", "resid_cross"):
+        if grad and leaf in ("resid_mid", "resid_cross"):
             wanted.append(model.gradient_site(name))
+        if grad and leaf == "pattern":
+            wanted += [f"{stem}.z", f"{stem}.v"]
     return [model.site(n).name for n in dict.fromkeys(wanted) if model.site(n).kind != "answer"]
 
 
@@ -138,15 +140,31 @@ class Answers:
         return {name: m.read(logits[rows[name]]) for name, m in named.items()}
 
     def _gradients(self, recording: Recording, metric: str) -> Recording:
-        read = [n for n in recording if self.model.site(n).kind in ("place", "rotary", "module")]
-        raw = [self.session.raw[self.model.gradient_site(n)] for n in read]
+        seen = list(self.session.raw)
+        if not seen:
+            raise InputError("Nothing was read that a gradient can reach; name sites in read=…, such as 'blocks.*.resid_post'.")
+        raw = list(self.session.raw.values())
         found = torch.autograd.grad(recording.metric[metric].sum(), raw, retain_graph=True, allow_unused=True)
-        sites = {n: self._gradient(n, torch.zeros_like(r) if g is None else g) for n, r, g in zip(read, raw, found, strict=True)}
+        grads = {n: torch.zeros_like(r) if g is None else g for n, r, g in zip(seen, raw, found, strict=True)}
+        names = [n for n in recording if self.model.site(n).kind in ("place", "rotary", "module") or n.endswith(".pattern")]
+        sites = {n: self._gradient(n, grads) for n in names}
         return Recording(sites, recording.rows, {**recording.provenance, "gradient_of": metric}, recording._aliases)
 
-    def _gradient(self, name: str, grad: Tensor) -> Activations:
+    def _gradient(self, name: str, grads: Mapping[str, Tensor]) -> Activations:
+        if name.endswith(".pattern"):
+            return self._pattern_gradient(name, grads)
         site, seen = self.model.site(name), self.model.site(self.model.gradient_site(name))
-        return self._rows(name, replace(site, place=seen.place), grad)
+        return self._rows(name, replace(site, place=seen.place), grads[seen.name])
+
+    def _pattern_gradient(self, name: str, grads: Mapping[str, Tensor]) -> Activations:
+        """No eager attention is needed: the gradient at `pattern[q, k]` is that at `z[q]` times `v[k]`."""
+        stem = name.removesuffix(".pattern")
+        z, v = self._gradient(f"{stem}.z", grads), self.activations(f"{stem}.v")
+        parts = []
+        for example in z.index.examples:  # type: ignore[union-attr]
+            rows, keys = z.tensor[z.index.span(example)], v.tensor[v.index.span(example)]  # type: ignore[union-attr]
+            parts.append(torch.einsum("qhd,khd->hqk", rows, repeat_heads(keys.detach(), rows.shape[1])))
+        return Activations(parts, "head query key", site=name, index=z.index, space=z.space, provenance=self.provenance)
 
 
 class _Provenance(Mapping[str, Any]):

@@ -129,15 +129,13 @@ class _Resolver:
             self.out.places[f"{name}.in"] = place
         else:
             self._lack([f"{name}.in"], "its readers share no module that takes it in")
-        norm = next(
-            (
-                c
-                for c in self.calls
-                if c.start < readers[0].start and same(c.output, value) and not c.path.startswith(stem + ".") and c.path != stem
-            ),
-            None,
-        )
-        if norm is not None and not same(next(iter(norm.inputs.values()), None), value):
+        self._norm_before(name, value, readers[0].start, stem)
+
+    def _norm_before(self, name: str, value: Tensor, start: int, stem: str) -> None:
+        """The module whose output a sub-layer takes in, if it is not the stream itself."""
+        outside = [c for c in self.calls if c.start < start and c.path != stem and not c.path.startswith(stem + ".")]
+        norm = next((c for c in outside if same(c.output, value) and not same(next(iter(c.inputs.values()), None), value)), None)
+        if norm is not None:
             self.out.modules[f"{name}.norm"] = norm.path
 
     def _output_projection(self, name: str, a: AttentionCall) -> None:
@@ -314,6 +312,7 @@ class _Resolver:
         if value is not None and value.numel() == self.x.numel():
             self.out.places["mlp.in"] = Place(write.path, "input", self._key(write, value), write.turn)
             self.out.missing.pop("mlp.in", None)
+            self._norm_before("mlp", value, write.start, write.path)
 
     def _output_of(self, name: str) -> Tensor | None:
         place = self.out.places[name]

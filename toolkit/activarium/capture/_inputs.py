@@ -194,7 +194,7 @@ def example_rows(numbers: np.ndarray) -> Rows:
 
 def check_tokens(ids: Tensor, space: Space, what: str) -> Tensor:
     """One text's token ids as int64, refused with words if they cannot be used."""
-    ids = torch.as_tensor(ids)
+    ids = torch.as_tensor(ids) if len(ids) else torch.empty(0, dtype=torch.long)
     if ids.ndim != 1 or ids.is_floating_point():
         raise InputError(f"{what} should be a flat list of whole numbers; found shape {tuple(ids.shape)} of {ids.dtype}.")
     if not len(ids):

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,10 +108,13 @@ def _look(model: nn.Module, spaces: dict[str, Any], tokenizer: Any, quiet: dict[
             arguments[space.argument] = probe_tokens(space, 2, rows, seed=i, avoid=special).to(device)
     anatomy = find_sites(model, trace_model(model, {**arguments, **quiet}), arguments, spaces, title)
     for name, space in spaces.items():
+        if name in anatomy.causal and space.mask:
+            # Pads come last, so no causal row sees them; a mask would only blind the pads, whose NaN then reach real rows.
+            spaces[name] = replace(space, mask=None)
         if space.modality == "vision" and name in anatomy.rows:
             config = getattr(model.config, "vision_config", model.config)
             kinds = prefix_kinds(anatomy.rows[name], space, int(getattr(config, "num_register_tokens", 0) or 0))
-            spaces[name] = space.__class__(**{**space.__dict__, "prefix": kinds})
+            spaces[name] = replace(space, prefix=kinds)
     return anatomy, spaces
 
 

@@ -32,7 +32,7 @@ def describe(
     bias = options.get("position_bias")
     spec = AttentionSpec(
         scaling=float(options["scaling"] if options.get("scaling") is not None else q.shape[-1] ** -0.5),
-        causal=_causal(module, q, mask, options, eager, queries, keys),
+        causal=is_causal(module, mask, options, eager, queries, keys),
         window=options.get("sliding_window"),
         softcap=options.get("softcap"),
         bias=None if bias is None or not bool(bias.any()) else bias[0].detach(),
@@ -45,9 +45,10 @@ def describe(
     return spec
 
 
-def _causal(
-    module: nn.Module, q: Tensor, mask: Tensor | None, options: dict[str, Any], eager: bool, queries: list[int], keys: list[int]
+def is_causal(
+    module: nn.Module, mask: Tensor | None, options: dict[str, Any], eager: bool, queries: list[int], keys: list[int]
 ) -> bool:
+    """Does a query see no later key? Read off the mask, or off what the kernel is told where there is none."""
     if mask is None:
         told = options.get("is_causal")
         return not eager and bool(getattr(module, "is_causal", True) if told is None else told)

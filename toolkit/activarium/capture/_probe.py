@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from activarium.capture._block import Block, resolve_block, same
 from activarium.capture._inputs import Space
 from activarium.capture._interface import Kernel, watching
+from activarium.capture._masks import is_causal
 from activarium.capture._sites import Place, Site, SiteTable
 from activarium.capture._trace import AttentionCall, Call, Trace, tracing
 
@@ -33,27 +34,37 @@ class Stack:
 
 @dataclass
 class Anatomy:
-    """Everything the probe found out about a model."""
+    """Everything the probe found out about a model.
+
+    Attributes:
+        sites: The site table.
+        stacks: Row space → its blocks.
+        embeddings: Row space → path of the embedding module.
+        rows: Row space → rows per example in the probe.
+        causal: Row spaces in which no row sees a later one.
+    """
 
     sites: SiteTable
     stacks: dict[str, Stack] = field(default_factory=dict)
     embeddings: dict[str, str] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    causal: set[str] = field(default_factory=set)
 
 
 class _Seen:
     """Records attention kernels during a trace."""
 
-    def __init__(self, trace: Trace, tick: Any, paths: Mapping[int, str]) -> None:
-        self.trace, self.tick, self.paths = trace, tick, paths
+    def __init__(self, trace: Trace, tick: Any, paths: Mapping[int, str], eager: bool) -> None:
+        self.trace, self.tick, self.paths, self.eager = trace, tick, paths, eager
 
     def attend(
         self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: Kernel, options: dict[str, Any]
     ) -> Any:
         start = self.tick()
         z, weights = kernel(module, q, k, v, mask, **options)
-        plain = {name: value for name, value in options.items() if not isinstance(value, Tensor)}
-        self.trace.attention.append(AttentionCall(self.paths[id(module)], start, *(t.detach().clone() for t in (q, k, v, z)), mask, plain))
+        rows = [q.shape[2]] * q.shape[0]
+        causal = q.shape[2] == k.shape[2] and is_causal(module, mask, options, self.eager, rows, rows)
+        self.trace.attention.append(AttentionCall(self.paths[id(module)], start, *(t.detach().clone() for t in (q, k, v, z)), causal))
         return z, weights
 
 
@@ -61,7 +72,7 @@ def trace_model(model: nn.Module, arguments: Mapping[str, Any]) -> Trace:
     """One forward with everything recorded."""
     trace = Trace()
     paths = {id(m): p for p, m in model.named_modules()}
-    with tracing(model, trace) as tick, watching(model, _Seen(trace, tick, paths)):
+    with tracing(model, trace) as tick, watching(model, _Seen(trace, tick, paths, (model.config._attn_implementation or 'eager') == 'eager')):
         trace.output = model(**arguments)
     return trace
 
@@ -80,6 +91,9 @@ def find_sites(model: nn.Module, trace: Trace, arguments: Mapping[str, Any], spa
         stack = Stack(name, [resolve_block(trace, call) for call in chain], chain[0].container)
         anatomy.stacks[name], anatomy.rows[name] = stack, chain[0].output.shape[1]  # type: ignore[union-attr]
         width = chain[0].output.shape[-1]  # type: ignore[union-attr]
+        own = [a for a in trace.attention if chain[0].start < a.start <= chain[-1].end and a.q.shape[2] == a.k.shape[2]]
+        if own and all(a.causal for a in own):
+            anatomy.causal.add(name)
         sites += _entrance(trace, chain[0], spaces[name], arguments, anatomy, width)
         for i in range(len(chain)):
             sites += _block_sites(stack, i, "encoder" if name == "decoder" else name)

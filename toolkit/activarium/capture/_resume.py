@@ -143,19 +143,22 @@ class Resume:
 @contextmanager
 def standing_aside(stacks: dict[str, tuple[Stack, int, Tensor | None]], model: TorchRunner) -> Iterator[None]:
     """In each stack the first blocks do nothing and the stream continues with the given values; undone however the block ends."""
-    bound: list[nn.Module] = []
+    bound: list[tuple[nn.Module, Any]] = []
     try:
         for stack, depth, values in stacks.values():
             for path in dict.fromkeys(b.path for b in stack.blocks):
                 module = model.module(path)
                 turns = {b.turn: i for i, b in enumerate(stack.blocks) if b.path == path}
                 keys = {i: stack.blocks[i].places["resid_pre"].argument for i in turns.values()}
+                bound.append((module, module.__dict__.get("forward")))
                 module.forward = _aside(module.forward, turns, keys, depth, values, stack.container)  # type: ignore[method-assign]
-                bound.append(module)
         yield
     finally:
-        for module in bound:
-            del module.__dict__["forward"]  # the class's own forward shows again
+        for module, own in bound:
+            if own is None:
+                del module.__dict__["forward"]  # the class's own forward shows again
+            else:
+                module.forward = own  # somebody had replaced it already
 
 
 def _aside(forward: Any, turns: dict[int, int], keys: dict[int, int | str], depth: int, values: Tensor | None, container: bool) -> Any:

@@ -200,7 +200,7 @@ class TorchRunner:
         if self.torch_module.training:
             raise InputError(f"{self.name} is in training mode, where dropout changes what is read. Call model.torch_module.eval() first.")
         names = self.sites.select(read)
-        session = Session(self, batch, needed(self, names), [*self._standing, *edits], grad, stop_after, needs_kernel(names))
+        session = Session(self, batch, needed(self, names, grad), [*self._standing, *edits], grad, stop_after, needs_kernel(names))
         arguments = {k: v.to(self.device) for k, v in batch.arguments.items()}
         output = None
         with session.hooked(), nullcontext() if grad else torch.no_grad(), suppress(Stop):

@@ -37,7 +37,11 @@ class Call:
 
 @dataclass
 class AttentionCall:
-    """One execution of the attention function: `q k v` are `batch head row d_head`, `z` is `batch row head d_head`."""
+    """One execution of the attention function: `q k v` are `batch head row d_head`, `z` is `batch row head d_head`.
+
+    Attributes:
+        causal: Whether a query saw no key after its own position.
+    """
 
     path: str
     start: int
@@ -45,8 +49,7 @@ class AttentionCall:
     k: Tensor
     v: Tensor
     z: Tensor
-    mask: Tensor | None
-    options: dict[str, Any]
+    causal: bool
 
 
 @dataclass

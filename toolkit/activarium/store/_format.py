@@ -191,8 +191,8 @@ def file_digest(path: Path) -> str:
 
 def space_folder(space: str) -> str:
     """Folder name of a row space; the only stack of a model is `main`."""
-    if (space and not (space.isascii() and space.isidentifier())) or space == "main":
-        raise StoreError(f"A row space called {space!r} cannot be stored: wanted a plain word other than 'main'.")
+    if space == "main" or (space and not (space.isascii() and all(word.isidentifier() for word in space.split(".")))):
+        raise StoreError(f"A row space called {space!r} cannot be stored: wanted plain words joined by dots, and not 'main'.")
     return space or "main"
 
 

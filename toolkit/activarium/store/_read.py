@@ -20,7 +20,7 @@ from activarium.store._derived import Captured
 from activarium.store._folder import named, read_folder
 from activarium.store._format import MANIFEST, AttentionEntry, Manifest, digest, inside, space_folder, torch_dtype
 from activarium.store._journal import Journal
-from activarium.store._shard import Slice, check_size, empty
+from activarium.store._shard import Slice, check_size, empty, raw_rows
 from activarium.store._tables import lazy_rows
 from activarium.store._verify import Verified, verify_folder
 
@@ -45,10 +45,12 @@ class Stored(Activations):
         ascending = wanted[order]
         cuts = np.searchsorted(ascending, ends)
         made = torch.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
-        places = torch.from_numpy(order)
+        if not made.numel():
+            return made
+        target = raw_rows(made)
         for part, first, last, end in zip(self._parts, [0, *cuts[:-1]], cuts, ends, strict=True):
             if last > first:
-                made[places[first:last]] = part.take(ascending[first:last] - (end - part.shape[0]))  # type: ignore[union-attr]
+                target[order[first:last]] = part.take(ascending[first:last] - (end - part.shape[0]))  # type: ignore[union-attr]
         return made
 
 

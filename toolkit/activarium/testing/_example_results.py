@@ -17,7 +17,10 @@ def example_results() -> dict[str, Result]:
     made: dict[str, Result] = {"Grid": _grid(), "Ranking": _ranking(), "Series": _series(), "Layout": _layout(), "Graph": _graph()}
     made["Overlay"] = token_overlay()
     made["Report"] = Report(
-        {"grid": _grid(), "ranking": _ranking(), "picture": image_overlay()}, words=("Two of six positions differ.",), title="A report", unit=""
+        {"grid": _grid(), "ranking": _ranking(), "picture": image_overlay()},
+        words=("Two of six positions differ.",),
+        title="A report",
+        unit="",
     )
     return made
 
@@ -43,25 +46,38 @@ def _grid() -> Grid:
     values[1, 2] = np.nan
     labels = {"layer": ("blocks.0.mlp.post", "blocks.1.mlp.post", "blocks.2.mlp.post"), "position": WORDS}
     masks = {"refused": np.isnan(values)}
-    return Grid(values, axes="layer position", labels=labels, masks=masks, title="Effect by layer and position", unit="logits", noise=1e-5)
+    return Grid(
+        values, axes=("layer", "position"), labels=labels, masks=masks, title="Effect by layer and position", unit="logits", noise=1e-5
+    )
 
 
 def _ranking() -> Ranking:
     columns = {"layer": np.array([2, 0, 1]), "token": np.array(["book", "<script>", "Anna"])}
-    return Ranking(("blocks.2.7", "blocks.0.3", "blocks.1.30"), np.array([93.5, 12.25, 0.5]), columns, title="Busiest neurons", unit="percent")
+    return Ranking(
+        ("blocks.2.7", "blocks.0.3", "blocks.1.30"), np.array([93.5, 12.25, 0.5]), columns, title="Busiest neurons", unit="percent"
+    )
 
 
 def _series() -> Series:
     steps = np.array([0, 10, 100, 1000])
     curve = np.array([1.0, 0.8, 0.4, 0.35])
     bands = {"scribe": np.stack([curve - 0.05, curve + 0.05])}
-    return Series(steps, {"scribe": curve, "scribe-relu": curve / 2}, x_label="step", bands=bands, title="Active share while training", unit="share")
+    return Series(
+        steps, {"scribe": curve, "scribe-relu": curve / 2}, x_label="step", bands=bands, title="Active share while training", unit="share"
+    )
 
 
 def _layout() -> Layout:
     points = np.array([[0.0, 0.0], [1.0, 0.5], [-1.0, 0.25], [0.5, -1.0]])
     parents = np.array([-1, 0, 0, 1])
-    return Layout(("all", "animals", "things", "cat"), points, sizes=np.array([4.0, 2.0, 1.0, 1.0]), parents=parents, title="Concepts", unit="examples")
+    return Layout(
+        ("all", "animals", "things", "cat"),
+        points,
+        sizes=np.array([4.0, 2.0, 1.0, 1.0]),
+        parents=parents,
+        title="Concepts",
+        unit="examples",
+    )
 
 
 def _graph() -> Graph:

@@ -82,7 +82,9 @@ FAMILIES: dict[str, Family] = {
     "mixtral": Family("MixtralForCausalLM", "MixtralConfig", GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2}, "<bos> $A"),
     "bloom": Family("BloomForCausalLM", "BloomConfig", {"hidden_size": WIDTH, "n_head": HEADS, "n_layer": LAYERS}),
     "gptj": Family(
-        "GPTJForCausalLM", "GPTJConfig", {"n_embd": WIDTH, "n_head": HEADS, "n_layer": LAYERS, "n_positions": 64, "rotary_dim": 4, "n_inner": 48}
+        "GPTJForCausalLM",
+        "GPTJConfig",
+        {"n_embd": WIDTH, "n_head": HEADS, "n_layer": LAYERS, "n_positions": 64, "rotary_dim": 4, "n_inner": 48},
     ),
     "bert": Family("BertForMaskedLM", "BertConfig", USUAL, "<cls> $A <sep>"),
     "distilbert": Family(

@@ -105,9 +105,16 @@ class Heatmap(Widget):
                 "data": list(self._extent),
                 "coded": list(self._ranges[self._clip]),
                 "exact": self.exact,
+                "peak": self._peak(),
             }
             extra, self.data = self._all_values() if self.exact else self._preview()
             self.spec = spec | extra
+
+    def _peak(self) -> dict[str, int]:
+        """Where the value furthest from 0 is; its size is known, so looking for it costs one comparison."""
+        low, high = self._extent
+        at = int((self._slices == (high if high >= -low else low)).argmax())
+        return {key: int(i) for key, i in zip(_keys(self.result.axes), np.unravel_index(at, self.result.values.shape), strict=True)}
 
     def _all_values(self) -> tuple[dict[str, Any], bytes]:
         values = payload.floats(self.result.values)

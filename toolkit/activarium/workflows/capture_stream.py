@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from activarium.activations import Activations, Recording
-from activarium.errors import StoreError
 from activarium.rows import Rows
 from activarium.store import AttentionEntry, Captured, Constants, Manifest, describe, finite, piece_of
 
@@ -67,14 +66,16 @@ class MemorySink:
             self._filled[space] = self._filled.get(space, 0) + len(rows)
 
     def _put(self, name: str, values: Tensor, space: str) -> None:
-        total, start = self._total[space], self._filled[space]
-        if start + len(values) > total:
-            raise StoreError(
-                f"{name} has more rows than the {total:,} that the inputs announced. The model's inputs and its runs disagree about row space {space!r}."
-            )
-        if name not in self._values:
-            self._values[name] = values.new_empty((total, *values.shape[1:]))
-        self._values[name][start : start + len(values)] = values
+        start = self._filled[space]
+        stop = start + len(values)
+        there = self._values.get(name)
+        if there is None or stop > len(there):  # made at full size once; grown only where the inputs announced too few rows
+            size = max(stop, self._total.get(space, 0)) if there is None else stop + stop // 2
+            grown = values.new_empty((size, *values.shape[1:]))
+            if there is not None:
+                grown[:start] = there[:start]
+            there = self._values[name] = grown
+        there[start:stop] = values
 
     def finish(self) -> Recording:
         """The capture as a Recording."""
@@ -90,9 +91,9 @@ class MemorySink:
             "dtype": draft.dtype,
         }
         sites = draft.sites
+        values = {n: v[: self._filled[sites[n].rows]] for n, v in self._values.items()}
         makers = {
-            n: partial(Activations, v, sites[n].axes, site=n, index=rows[sites[n].rows], provenance=provenance)
-            for n, v in self._values.items()
+            n: partial(Activations, v, sites[n].axes, site=n, index=rows[sites[n].rows], provenance=provenance) for n, v in values.items()
         }
         attention = {b: AttentionSpec.from_json(e.numbers, {k: known[f"{b}.{k}"] for k in e.tensors}) for b, e in self._entries.items()}
         return Captured(makers, rows, provenance, draft.aliases, attention, {n: s.rows for n, s in sites.items()})

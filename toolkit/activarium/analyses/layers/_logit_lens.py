@@ -107,7 +107,7 @@ def logit_lens(
         parts, words = parts | made, words + said
     notes = {"example": example, "target": str(target), "model": model.name, "rows": len(labels["position"]), "layers": len(names)}
     notes |= {"largest difference from the model's logits": gap} if gap is not None else {"checked against logits": "no, none recorded"}
-    return Report(parts, tuple(words), title="Logit lens", unit="share", noise=gap, diagnostics=notes)
+    return Report(parts, tuple(words), title="Logit lens", unit="share", diagnostics=notes)
 
 
 def _stack(recording: Recording | Activations, example: int) -> tuple[list[str], list[Activations]]:

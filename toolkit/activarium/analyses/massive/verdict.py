@@ -11,6 +11,19 @@ from activarium.results import Ranking, Series
 
 SHARE, RUN = 0.9, 3  # persistent: in this share of the sequences at this many consecutive layers
 
+_COLUMNS = {
+    "dim": np.int64,
+    "birth": np.int64,
+    "death": np.int64,
+    "layers": np.int64,
+    "sign": object,
+    "mean": np.float64,
+    "variation": np.float64,
+    "share of sequences": np.float64,
+    "where": object,
+    "persistent": np.bool_,
+}
+
 Columns = Mapping[str, np.ndarray]
 
 
@@ -25,8 +38,7 @@ def persistent(table: Mapping[str, Columns], numbers: np.ndarray, sequences: int
     dims = sorted({int(d) for columns in table.values() for d in columns["dim"]})
     rows = [_dimension(dim, list(table.values()), numbers, sequences) for dim in dims]
     rows.sort(key=lambda r: (-r["hits"], r["dim"]))
-    names = ("dim", "birth", "death", "layers", "sign", "mean", "variation", "share of sequences", "where", "persistent")
-    columns = {n: np.array([r[n] for r in rows], dtype=object if n in ("sign", "where") else None) for n in names}
+    columns = {name: np.array([r[name] for r in rows], dtype=kind) for name, kind in _COLUMNS.items()}
     hits = np.array([r["hits"] for r in rows], dtype=np.int64)
     return Ranking(tuple(f"dim {r['dim']}" for r in rows), hits, columns, title="Dimensions with massive activations", unit="hits")
 
