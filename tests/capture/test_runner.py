@@ -112,7 +112,7 @@ def test_gradient_at_a_pattern_equals_eager_autograd(family):
     answer = out.logits[:, 1].sum() if family == "vit" else out.logits[:, -1, 1].sum()
     (theirs,) = torch.autograd.grad(answer, [out.attentions[0]])
     open_ = rec["blocks.0.attn.pattern"].tensor[0] > 0  # behind the mask eager's own gradient is defined, but nothing flows
-    assert torch.allclose(ours[:, open_[0]], theirs[0][:, open_[0]], atol=1e-6)
+    assert torch.allclose(ours[:, open_[0]], theirs[0][:, open_[0]], atol=1e-5)
 
 
 def test_gradient_of_frozen_weights_and_of_pixels():
@@ -223,7 +223,7 @@ def test_memory_is_flat_and_models_are_released():
 
     def tensors():
         gc.collect()
-        return sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
+        return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
 
     model.run(IDS, read="blocks.*.attn.pattern", metrics=logit_difference([1, 1], [2, 2]), grad=True).backward()
     before = tensors()

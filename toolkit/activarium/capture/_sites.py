@@ -62,6 +62,8 @@ class SiteTable(Mapping[str, Site]):
     def __init__(self, sites: Sequence[Site], title: str = "") -> None:
         self._sites = {s.name: s for s in sites}
         self.title = title
+        self._found: dict[str, Site] = {}
+        self._selected: dict[tuple[str, ...], list[str]] = {}  # patterns are matched once, not in every run
 
     def __getitem__(self, name: str) -> Site:
         if name not in self._sites:
@@ -89,10 +91,12 @@ class SiteTable(Mapping[str, Site]):
             UnknownSite: No such name; the nearest ones are listed.
             MissingSite: The vocabulary has it, this model does not; the reason is given.
         """
-        site = self[lens_alias(name) or name]
-        if site.missing:
-            raise MissingSite(f"{self.title} has no site {name!r}: {site.missing}.")
-        return self.find(site.same_as) if site.same_as else site
+        if name not in self._found:
+            site = self[lens_alias(name) or name]
+            if site.missing:
+                raise MissingSite(f"{self.title} has no site {name!r}: {site.missing}.")
+            self._found[name] = self.find(site.same_as) if site.same_as else site
+        return self._found[name]
 
     def select(self, wanted: str | Sequence[str]) -> list[str]:
         """Names for names and patterns, in the order asked for and in layer order.
@@ -101,10 +105,10 @@ class SiteTable(Mapping[str, Site]):
             UnknownSite: A name or pattern that selects nothing.
             MissingSite: A name, or everything a pattern selects, is missing in this model.
         """
-        found: list[str] = []
-        for one in [wanted] if isinstance(wanted, str) else wanted:
-            found += self._select_one(one)
-        return list(dict.fromkeys(found))
+        key = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+        if key not in self._selected:
+            self._selected[key] = list(dict.fromkeys(name for one in key for name in self._select_one(one)))
+        return list(self._selected[key])
 
     def _select_one(self, name: str) -> list[str]:
         if not is_pattern(name):

@@ -103,7 +103,7 @@ def finite(piece: Piece, members: Sequence[int]) -> None:
     for name, values in piece.tensors.items():
         if not values.is_floating_point() or _all_finite(values):
             continue
-        bad = (~torch.isfinite(values.float())).flatten(1).any(1).nonzero().flatten()
+        bad = (~torch.isfinite(values if values.dtype.itemsize > 1 else values.float())).flatten(1).any(1).nonzero().flatten()
         if len(bad):
             row = int(bad[0])
             example = members[int(np.searchsorted(piece.ends[piece.spaces[name]], row, side="right")) - 1]
