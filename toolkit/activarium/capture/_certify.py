@@ -352,5 +352,4 @@ def probe_inputs(model: TorchRunner) -> Inputs:
             torch.cat([torch.tensor([space.start] if space.start is not None else []).long(), t[: n - (space.start is not None)]])
             for t, n in zip(texts, lengths, strict=True)
         ]
-    policy = {"bos": "none (probe)", "pad": int(getattr(encoder.tokenizer, "pad_token_id", None) or 0)}
-    return Inputs(data, np.arange(3), encoder.spaces, policy, encoder.words, encoder.special)
+    return Inputs(data, np.arange(3), encoder.spaces, {"bos": "none (probe)"}, encoder.words, encoder.special)

@@ -31,6 +31,7 @@ class Space:
         limit: Most tokens the model has positions for, or None.
         vocabulary: Number of token ids.
         start: Token put before decoder texts, or None.
+        pad: Token that fills up shorter texts; no row of its own.
         prefix: For vision: rows before the patches, by kind (`cls`, `register`).
         patch: For vision: height and width of a patch in pixels.
         image: For vision: channels, height, width the model was made for.
@@ -44,6 +45,7 @@ class Space:
     limit: int | None = None
     vocabulary: int = 0
     start: int | None = None
+    pad: int = 0
     prefix: tuple[str, ...] = ()
     patch: tuple[int, int] = (1, 1)
     image: tuple[int, int, int] = (3, 0, 0)
@@ -139,7 +141,8 @@ class Batch:
         lengths = [len(t) for t in texts]
         width = space.length or max(lengths)
         ids = torch.zeros(len(texts), width, dtype=torch.long)
-        ids.fill_(int(self.inputs.policy.get("pad", 0)))
+        # Where no mask hides them, pads must not look like pads: models warn, or guess a mask of their own.
+        ids.fill_(space.pad if space.mask or space.length else int(space.pad == 0))
         mask = torch.zeros(len(texts), width, dtype=torch.long)
         for i, text in enumerate(texts):
             ids[i, : len(text)], mask[i, : len(text)] = text, 1

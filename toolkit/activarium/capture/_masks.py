@@ -45,9 +45,7 @@ def describe(
     return spec
 
 
-def is_causal(
-    module: nn.Module, mask: Tensor | None, options: dict[str, Any], eager: bool, queries: list[int], keys: list[int]
-) -> bool:
+def is_causal(module: nn.Module, mask: Tensor | None, options: dict[str, Any], eager: bool, queries: list[int], keys: list[int]) -> bool:
     """Does a query see no later key? Read off the mask, or off what the kernel is told where there is none."""
     if mask is None:
         told = options.get("is_causal")

@@ -72,7 +72,10 @@ def trace_model(model: nn.Module, arguments: Mapping[str, Any]) -> Trace:
     """One forward with everything recorded."""
     trace = Trace()
     paths = {id(m): p for p, m in model.named_modules()}
-    with tracing(model, trace) as tick, watching(model, _Seen(trace, tick, paths, (model.config._attn_implementation or 'eager') == 'eager')):
+    with (
+        tracing(model, trace) as tick,
+        watching(model, _Seen(trace, tick, paths, (model.config._attn_implementation or "eager") == "eager")),
+    ):
         trace.output = model(**arguments)
     return trace
 

@@ -46,7 +46,11 @@ def _text(config: Any, name: str, argument: str, mask: str | None, start: int | 
         limit = None  # relative positions only: n_positions in old configs bounds nothing
     # SigLIP's text tower was trained on texts padded to full length, without a mask: its pads take part in attention.
     fixed = config.model_type.startswith("siglip")
-    return Space(name, "text", argument, None if fixed else mask, limit if fixed else None, limit, int(config.vocab_size), start)
+    pad = getattr(config, "pad_token_id", None)
+    length = limit if fixed else None
+    return Space(
+        name, "text", argument, None if fixed else mask, length, limit, int(config.vocab_size), start, 0 if pad is None else int(pad)
+    )
 
 
 def _vision(model: nn.Module, config: Any, name: str) -> Space:
