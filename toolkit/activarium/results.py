@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Labels = Mapping[str, Sequence[str]]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Result:
     """What every kind of answer carries beside its numbers.
 
@@ -78,7 +78,7 @@ class Result:
         return f"{type(self).__name__}({self.title!r}{', ' + shape if shape else ''}{', ' + self.unit if self.unit else ''})"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Grid(Result):
     """Numbers on named axes: layer × position, layer × head, query × key.
 
@@ -129,7 +129,7 @@ class Grid(Result):
         return [[*self.axes, self.unit or "value"], *[[*names, pictures.number(v)] for names, v in self.top()]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ranking(Result):
     """Things in order, first the one that matters most.
 
@@ -156,7 +156,7 @@ class Ranking(Result):
         return {"name": list(self.names), self.unit or "value": self.values, **self.columns}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Series(Result):
     """Curves over one shared x axis.
 
@@ -184,7 +184,7 @@ class Series(Result):
         return {self.x_label or "x": self.x, **self.curves}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Layout(Result):
     """Things placed on a plane, or nested in one another (a treemap).
 
@@ -204,7 +204,7 @@ class Layout(Result):
         return {"name": list(self.names), "x": self.points[:, 0], "y": self.points[:, 1]}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Graph(Result):
     """Nodes and weighted edges (circuits, derivations).
 
@@ -225,7 +225,7 @@ class Graph(Result):
         return ends | {self.unit or "weight": self.values}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Overlay(Result):
     """Signed values laid over the tokens of one text or the patches of one image, at their own resolution.
 
@@ -268,7 +268,7 @@ class Overlay(Result):
         return "".join(pictures.heatmap(v, n, self.unit) for n, v in zip(self.names, self.values, strict=True))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Report(Result):
     """An ordered, titled set of other Results: `report["firing rate"]`, or iterate over its names.
 
