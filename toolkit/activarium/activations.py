@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -255,6 +256,31 @@ class Activations:
         return f"Activations({self.site!r}, {' '.join(self.axes)!r}, {kind}shape {self.shape}, {str(self.dtype).removeprefix('torch.')})"
 
 
+T = TypeVar("T")
+
+
+class Lazy(Mapping[str, T], Generic[T]):
+    """Name → value, each made when it is first asked for."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], T]]) -> None:
+        self._makers, self._made = dict(makers), {}
+        self._made: dict[str, T]
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
 class Recording(Mapping[str, Activations]):
     """What a run, a capture or a store holds: site → Activations, one row table per row space, and where it came from.
 
@@ -275,7 +301,7 @@ class Recording(Mapping[str, Activations]):
         provenance: Mapping[str, Any] | None = None,
         aliases: Mapping[str, str] | None = None,
     ) -> None:
-        self._sites, self.rows = dict(sites), dict(rows)
+        self._sites, self.rows = sites, rows
         self.provenance = provenance if provenance is not None else {}
         self._aliases = dict(aliases or {})
         self.metric: dict[str, Tensor] = {}
@@ -333,7 +359,7 @@ class Recording(Mapping[str, Activations]):
 
     def __repr__(self) -> str:
         tables = ", ".join(f"{len(r)} rows{' of ' + s if s else ''}" for s, r in self.rows.items())
-        lines = [f"  {n}  {' '.join(a.axes)}  {a.shape}" for n, a in list(self._sites.items())[:40]]
+        lines = [f"  {n}  {' '.join(a.axes)}  {a.shape}" for n, a in islice(self._sites.items(), 40)]
         more = [f"  … {len(self) - 40} more"] if len(self) > 40 else []
         return "\n".join([f"Recording({len(self)} sites, {tables})", *lines, *more])
 

@@ -111,8 +111,8 @@ def _cell(text: str) -> str:
 
 
 def _about(model: str) -> str:
-    """First sentence of a model's card: the first line that is neither front matter nor a heading."""
+    """First sentence of a model's card: the first paragraph that is neither front matter nor a heading."""
     words = re.sub(r"\A---\n.*?\n---\n", "", card(model), flags=re.DOTALL)
-    lines = [line.strip() for line in words.splitlines() if line.strip() and not line.startswith(("#", "|", "```"))]
-    sentence = re.split(r"(?<=[.!?])\s", lines[0], maxsplit=1)[0] if lines else ""
-    return sentence if len(sentence) < 160 else sentence[:157] + "…"
+    paragraphs = [" ".join(p.split()) for p in words.split("\n\n") if p.strip() and not p.lstrip().startswith(("#", "|", "```", "-"))]
+    sentence = re.split(r"(?<=[.!?])\s", paragraphs[0], maxsplit=1)[0] if paragraphs else ""
+    return sentence if len(sentence) < 200 else sentence[:197] + "…"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from activarium.activations import Activations, Computed, Recording
+from activarium.activations import Activations, Computed, Lazy, Recording
 from activarium.attention import repeat_heads, scores_and_pattern
 from activarium.capture._session import Session, as_rows
 from activarium.capture._sites import Site
@@ -50,18 +51,25 @@ class Answers:
     def recording(self, names: Sequence[str], metrics: Any) -> Recording:
         """Everything asked for, with logits where the forward reached them."""
         hold = {name: self.model.sites_hold(name) for name in names}
-        sites = {name: self.activations(name) for name in dict.fromkeys(hold.values())}
+        sites = [*dict.fromkeys(hold.values())]
+        if self._answered() and "logits" not in sites:
+            sites.append("logits")
         aliases = {name: held for name, held in hold.items() if held != name}
-        if self._answered():
-            sites.setdefault("logits", self.activations("logits"))
-        spaces = dict.fromkeys([a.space for a in sites.values()] + list(self.session.batch.inputs.data))
-        recording = Recording(sites, {s: self.session.table(s) for s in spaces}, self.provenance, aliases)
+        # Nothing is arranged before somebody looks: a run that reads many sites costs what the forward costs.
+        made = Lazy({name: partial(self.activations, name) for name in sites})
+        spaces = dict.fromkeys([*self.session.batch.inputs.data, *(self._space(n) for n in sites)])
+        tables = Lazy({s: partial(self.session.table, s) for s in spaces})
+        recording = Recording(made, tables, self.provenance, aliases)
         recording.attention = self.session.attention
         if metrics is not None:
-            recording.metric = self._measure(sites.get("logits"), metrics)
+            recording.metric = self._measure(made.get("logits"), metrics)
             if self.session.grad:
                 recording._backward = lambda metric: self._gradients(recording, metric)
         return recording
+
+    def _space(self, name: str) -> str:
+        site = self.model.site(name)
+        return self._shaped(site, self.session.raw[name]).rows if site.kind == "module" else site.rows
 
     def _answered(self) -> bool:
         site = self.model.sites.get("logits")
