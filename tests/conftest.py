@@ -15,7 +15,12 @@ REQUIRED = os.environ.get("ACTIVARIUM_REQUIRE_BROWSER", "") not in ("", "0")
 
 def browser_missing() -> str:
     """Why browser tests cannot run here; empty if they can."""
-    if not (os.environ.get("ACTIVARIUM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")):
+    if not (
+        os.environ.get("ACTIVARIUM_CHROMIUM")
+        or shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    ):
         return "no Chromium on this machine (Debian: apt-get install chromium)"
     try:
         import playwright  # noqa: F401

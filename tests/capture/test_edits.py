@@ -31,9 +31,9 @@ UNIT = VECTOR / VECTOR.norm()
     ("edit", "wanted"),
     [
         (Add(SITE, VECTOR, 2.0), lambda x: x + 2 * VECTOR),
-        (Set(SITE, VECTOR), lambda x: VECTOR.expand_as(x)),
+        (Set(SITE, VECTOR), VECTOR.expand_as),
         (Zero(SITE), torch.zeros_like),
-        (Mean(SITE, VECTOR, {"data": "by hand"}), lambda x: VECTOR.expand_as(x)),
+        (Mean(SITE, VECTOR, {"data": "by hand"}), VECTOR.expand_as),
         (Scale(SITE, 3.0), lambda x: 3 * x),
         (ProjectOut(SITE, VECTOR), lambda x: x - (x @ UNIT)[:, None] * UNIT),
         (Affine(SITE, VECTOR, 1.0, 0.5), lambda x: 0.5 * x + 0.5 * (VECTOR * x + 1)),
@@ -49,7 +49,16 @@ def test_edit_by_hand(model, base, edit, wanted):
         assert not torch.equal(after.logits.tensor, base.logits.tensor)
 
 
-@pytest.mark.parametrize("edit", [Add(SITE, VECTOR, 0.0), Scale(SITE, 1.0), ProjectOut(SITE, VECTOR, 0.0), Affine(SITE, VECTOR, 0.0, 0.0), Add("blocks.1.attn.q_rot", torch.ones(8), 0.0)])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        Add(SITE, VECTOR, 0.0),
+        Scale(SITE, 1.0),
+        ProjectOut(SITE, VECTOR, 0.0),
+        Affine(SITE, VECTOR, 0.0, 0.0),
+        Add("blocks.1.attn.q_rot", torch.ones(8), 0.0),
+    ],
+)
 def test_strength_zero_is_bit_identical(model, base, edit):
     assert torch.equal(model.run(IDS, edits=[edit]).logits.tensor, base.logits.tensor)
 
@@ -80,7 +89,9 @@ def test_heads_and_features(model, base):
     after = model.run(IDS, read=["blocks.1.attn.z"], edits=[Zero("blocks.1.attn.z", where=Where(heads=(1, 3)))])
     z, was = after["blocks.1.attn.z"].tensor, base["blocks.1.attn.z"].tensor
     assert (z[:, [1, 3]] == 0).all() and torch.equal(z[:, [0, 2]], was[:, [0, 2]])
-    post = model.run(IDS, read=["blocks.1.mlp.post"], edits=[Set("blocks.1.mlp.post", 7.0, where=Where(features=5, positions=1))])["blocks.1.mlp.post"].tensor
+    post = model.run(IDS, read=["blocks.1.mlp.post"], edits=[Set("blocks.1.mlp.post", 7.0, where=Where(features=5, positions=1))])[
+        "blocks.1.mlp.post"
+    ].tensor
     assert (post[[1, 6], 5] == 7).all() and (post != base["blocks.1.mlp.post"].tensor).sum() == 2
     with pytest.raises(InputError, match="has no head axis"):
         model.run(IDS, edits=[Zero(SITE, where=Where(heads=0))])

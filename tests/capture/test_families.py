@@ -50,7 +50,10 @@ def test_bfloat16_certifies_within_its_own_rounding():
     hf, tokenizer = testing.tiny("llama")
     model = act.wrap(copy.deepcopy(hf).bfloat16(), tokenizer)
     assert model.certificate.verdict.startswith("certified")
-    assert model.run("a b c" if tokenizer is None else testing.texts()[0], read="blocks.0.mlp.post")["blocks.0.mlp.post"].dtype == torch.bfloat16
+    assert (
+        model.run("a b c" if tokenizer is None else testing.texts()[0], read="blocks.0.mlp.post")["blocks.0.mlp.post"].dtype
+        == torch.bfloat16
+    )
 
 
 @pytest.mark.parametrize("family", ["bloom", "gptj"])
@@ -98,7 +101,11 @@ def test_patterns_equal_those_of_eager_attention(family):
     """The reference is transformers' own eager attention, which returns its weights."""
     hf, tokenizer = testing.tiny(family)
     model = act.wrap(hf, tokenizer, certify=False)
-    data = torch.randn(2, *next(iter(model._encoder.spaces.values())).image) if "pixel" in hf.main_input_name else torch.arange(3, 15).reshape(2, 6) % 30 + 3
+    data = (
+        torch.randn(2, *next(iter(model._encoder.spaces.values())).image)
+        if "pixel" in hf.main_input_name
+        else torch.arange(3, 15).reshape(2, 6) % 30 + 3
+    )
     rec = model.run(data, read="blocks.*.attn.pattern")
     twin = copy.deepcopy(hf)
     twin.set_attn_implementation("eager")
@@ -126,7 +133,10 @@ def test_window_and_softcap_are_seen():
 
 def test_t5_pattern_has_its_position_bias():
     model = act.wrap(*testing.tiny("t5"), certify=False)
-    rec = model.run({"encoder": torch.tensor([[5, 6, 7, 8]]), "decoder_input_ids": torch.tensor([[0, 9, 10]])}, read=["encoder.blocks.1.attn.pattern", "decoder.blocks.0.cross.pattern"])
+    rec = model.run(
+        {"encoder": torch.tensor([[5, 6, 7, 8]]), "decoder_input_ids": torch.tensor([[0, 9, 10]])},
+        read=["encoder.blocks.1.attn.pattern", "decoder.blocks.0.cross.pattern"],
+    )
     assert rec.attention["encoder.blocks.1.attn"].bias is not None
     assert rec["decoder.blocks.0.cross.pattern"].example(0).shape[1:] == (3, 4)
 

@@ -69,7 +69,9 @@ def test_special_rows_are_marked():
     assert kinds[0] == "cls" and kinds[-1] == "special" and set(kinds[1:-1]) == {"token"}
 
 
-@pytest.mark.parametrize(("family", "prefix"), [("vit", ["cls"]), ("dinov2", ["cls"]), ("dinov2_registers", ["cls", "register", "register", "register"])])
+@pytest.mark.parametrize(
+    ("family", "prefix"), [("vit", ["cls"]), ("dinov2", ["cls"]), ("dinov2_registers", ["cls", "register", "register", "register"])]
+)
 def test_image_rows_have_grid_cls_and_registers(family, prefix):
     model = act.wrap(*testing.tiny(family), certify=False)
     space = model._encoder.spaces[""]
@@ -78,7 +80,9 @@ def test_image_rows_have_grid_cls_and_registers(family, prefix):
     one = rows.take(rows.span(1))
     assert one["kind"].tolist() == prefix + ["patch"] * (height * width)
     patches = one.take(np.flatnonzero(one["kind"] == "patch"))
-    assert [(int(y), int(x)) for y, x in zip(patches["y"], patches["x"], strict=True)] == [(y, x) for y in range(height) for x in range(width)]
+    assert [(int(y), int(x)) for y, x in zip(patches["y"], patches["x"], strict=True)] == [
+        (y, x) for y in range(height) for x in range(width)
+    ]
 
 
 def test_patch_rows_are_row_major():

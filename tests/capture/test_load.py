@@ -37,7 +37,9 @@ def test_missing_weights_are_refused(folder):
     weights = load_file(folder / "model.safetensors")
     weights.pop("model.layers.0.mlp.up_proj.weight")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"lacks weights of LlamaForCausalLM: model\.layers\.0\.mlp\.up_proj\.weight\. They would be random"):
+    with pytest.raises(
+        InputError, match=r"lacks weights of LlamaForCausalLM: model\.layers\.0\.mlp\.up_proj\.weight\. They would be random"
+    ):
         act.load(folder)
 
 

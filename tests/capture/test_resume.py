@@ -46,8 +46,12 @@ def test_encoder_decoder_and_vision():
     t5 = act.wrap(*testing.tiny("t5"), certify=False)
     data = {"encoder": IDS, "decoder_input_ids": IDS[:, :3]}
     whole = t5.run(data, read=["decoder.blocks.*.resid_post", "encoder.blocks.0.resid_post"])
-    assert torch.equal(t5.resume(data, "decoder.blocks.1.resid_pre", whole["decoder.blocks.0.resid_post"]).logits.tensor, whole.logits.tensor)
-    assert torch.equal(t5.resume(data, "encoder.blocks.1.resid_pre", whole["encoder.blocks.0.resid_post"]).logits.tensor, whole.logits.tensor)
+    assert torch.equal(
+        t5.resume(data, "decoder.blocks.1.resid_pre", whole["decoder.blocks.0.resid_post"]).logits.tensor, whole.logits.tensor
+    )
+    assert torch.equal(
+        t5.resume(data, "encoder.blocks.1.resid_pre", whole["encoder.blocks.0.resid_post"]).logits.tensor, whole.logits.tensor
+    )
     vit = act.wrap(*testing.tiny("vit"), certify=False)
     pixels = torch.randn(2, *vit._encoder.spaces[""].image)
     whole = vit.run(pixels, read="blocks.0.resid_post")

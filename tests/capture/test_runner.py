@@ -67,7 +67,10 @@ def test_unknown_names_are_errors(llama):
 def test_several_metrics_from_one_forward(llama):
     calls = []
     handle = llama.torch_module.register_forward_hook(lambda *a: calls.append(1))
-    rec = llama.run(IDS, metrics={"gap": logit_difference([1, 2], [3, 4]), "own": log_probability([1, 2]), "first": Metric(lambda x: x[:, 0], position=0)})
+    rec = llama.run(
+        IDS,
+        metrics={"gap": logit_difference([1, 2], [3, 4]), "own": log_probability([1, 2]), "first": Metric(lambda x: x[:, 0], position=0)},
+    )
     handle.remove()
     logits = rec.logits.tensor.reshape(2, 5, -1)
     assert len(calls) == 1
@@ -85,7 +88,18 @@ def test_ragged_metric_reads_the_last_real_row(llama):
     assert torch.allclose(together, torch.cat(alone), atol=1e-6)
 
 
-@pytest.mark.parametrize("site", ["blocks.0.resid_pre", "blocks.0.attn.z", "blocks.1.mlp.post", "blocks.1.attn.q", "blocks.0.resid_mid", "blocks.1.attn.k_rot", "token_embed"])
+@pytest.mark.parametrize(
+    "site",
+    [
+        "blocks.0.resid_pre",
+        "blocks.0.attn.z",
+        "blocks.1.mlp.post",
+        "blocks.1.attn.q",
+        "blocks.0.resid_mid",
+        "blocks.1.attn.k_rot",
+        "token_embed",
+    ],
+)
 def test_gradient_equals_finite_differences(site):
     """In float64 (GPT-2: RMSNorm computes in float32), against the metric really moved by a small edit at that site."""
     hf, tokenizer = testing.tiny("gpt2")
@@ -128,7 +142,9 @@ def test_gradient_of_frozen_weights_and_of_pixels():
 
 
 def test_two_backwards_from_one_forward(llama):
-    rec = llama.run(IDS, read="blocks.1.mlp.out", metrics={"a": logit_difference([1, 1], [2, 2]), "b": logit_difference([3, 3], [2, 2])}, grad=True)
+    rec = llama.run(
+        IDS, read="blocks.1.mlp.out", metrics={"a": logit_difference([1, 1], [2, 2]), "b": logit_difference([3, 3], [2, 2])}, grad=True
+    )
     a, b = rec.backward("a")["blocks.1.mlp.out"].tensor, rec.backward("b")["blocks.1.mlp.out"].tensor
     assert not torch.equal(a, b)
     with pytest.raises(InputError, match="nothing to differentiate"):
@@ -243,7 +259,9 @@ def test_two_towers_alone_and_together():
     one = model.run({"pixel_values": pixels}, read="vision.blocks.*.resid_post")
     assert torch.equal(both["vision.blocks.1.resid_post"].tensor, one["vision.blocks.1.resid_post"].tensor)
     assert set(both.rows) >= {"vision", "text", "example"} and both.logits.axes == ("example", "class")
-    assert torch.equal(model.run({"input_ids": ids}, read="text.blocks.0.mlp.post")["text.blocks.0.mlp.post"].tensor, both["text.blocks.0.mlp.post"].tensor)
+    assert torch.equal(
+        model.run({"input_ids": ids}, read="text.blocks.0.mlp.post")["text.blocks.0.mlp.post"].tensor, both["text.blocks.0.mlp.post"].tensor
+    )
     with pytest.raises(SilentHook, match="text.blocks.0.mlp.post did not fire"):
         model.run({"pixel_values": pixels}, read="text.blocks.0.mlp.post")
 

@@ -13,7 +13,17 @@ SHARED = Path(__file__).parents[3] / "shared"
 pytestmark = pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="third-party models are not on this machine (../shared/models)")
 
 
-@pytest.mark.parametrize("name", ["stories260K", "vit-mnist-10", "rxnmapper-albert", "gpt2-nano-sort", "shakespeare-gpt2-series/step1600", "shakespeare-gpt2-series/step0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stories260K",
+        "vit-mnist-10",
+        "rxnmapper-albert",
+        "gpt2-nano-sort",
+        "shakespeare-gpt2-series/step1600",
+        "shakespeare-gpt2-series/step0",
+    ],
+)
 def test_trained_model_certifies(name):
     assert act.load(SHARED / "models" / name).certificate.verdict.startswith("certified (full")
 

@@ -42,5 +42,7 @@ def test_gemma_gain_is_one_plus_its_weight():
 def test_fused_parts_are_told_apart():
     model = act.wrap(*testing.tiny("gpt_neox"), certify=False)
     rec = model.run(IDS, read=["blocks.0.attn.in", "blocks.0.attn.k"])
-    wanted = torch.einsum("rm,hmd->rhd", rec["blocks.0.attn.in"].tensor, model.weight("blocks.0.attn.W_K")) + model.weight("blocks.0.attn.b_K")
+    wanted = torch.einsum("rm,hmd->rhd", rec["blocks.0.attn.in"].tensor, model.weight("blocks.0.attn.W_K")) + model.weight(
+        "blocks.0.attn.b_K"
+    )
     assert torch.allclose(rec["blocks.0.attn.k"].tensor, wanted, atol=1e-6)

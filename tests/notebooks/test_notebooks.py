@@ -63,6 +63,7 @@ def test_it_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "toolkit"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the models are small: beside other work, threads only wait for one another
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     page = nbformat.read(path, as_version=4)
     started = time.perf_counter()

@@ -61,11 +61,11 @@ def kill_until_done(path, generator, most):
     """Start captures and kill each after a random while; the last one may finish. Returns how many kills hit one at work."""
     kills, longest = 0, 0.6
     for _ in range(most):
-        process = subprocess.Popen([sys.executable, "-c", CHILD, str(path), ROOT], stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(float(generator.uniform(0.02, longest)))
-        process.send_signal(signal.SIGKILL)
-        rest, _ = process.communicate()
+        with subprocess.Popen([sys.executable, "-c", CHILD, str(path), ROOT], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(float(generator.uniform(0.02, longest)))
+            process.send_signal(signal.SIGKILL)
+            rest = process.stdout.read()
         kills += "finished" not in rest
         if (path / "manifest.act.json").exists():
             open_store(path).verify()  # at every moment what is committed is whole
@@ -378,6 +378,8 @@ def test_memory_holds_each_site_once_as_one_tensor():
     assert site.tensor.data_ptr() == site.tensor.data_ptr()
     assert site.tensor.untyped_storage().nbytes() == site.nbytes
     assert kept["blocks.1.resid_pre"] is site
+    assert "blocks.0.resid_post  row d_model" in repr(kept)
+    assert "pattern" not in repr(kept)
 
 
 def test_more_rows_than_the_inputs_announced_are_kept_too():

@@ -188,6 +188,8 @@ class Activations:
 
     def rows(self, index: Sequence[int] | np.ndarray | Tensor) -> Tensor:
         """The chosen rows, in the order asked for; only the parts that hold them are read."""
+        if self._members:
+            return torch.stack([m.rows(index) for m in self._members])
         wanted = torch.as_tensor(np.asarray(index), dtype=torch.long)
         total = len(self)
         if wanted.numel() and (int(wanted.min()) < 0 or int(wanted.max()) >= total):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -75,9 +76,13 @@ def main(out: str | Path = "out") -> Path:
     started = time.perf_counter()
     tour = Tour(Path(out), Console())
     shutil.rmtree(tour.out / "demo", ignore_errors=True)
-    language(tour)
-    sparsity(tour)
-    vision(tour)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the models are small: on a busy machine, threads waiting for one another took five times longer
+    try:
+        for room in (language, sparsity, vision):
+            room(tour)
+    finally:
+        torch.set_num_threads(threads)
     page = tour.out / "tour.html"
     export_page(tour.parts, page, title="activarium: a tour of scribe, scribe-relu and glyph")
     tour.console.print(

@@ -318,7 +318,8 @@ def identical(a: Any, b: Any) -> bool:
     if isinstance(a, Result) and type(a) is type(b):
         return all(identical(getattr(a, f.name), getattr(b, f.name)) for f in fields(a) if f.name != "provenance")
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        alike = a.dtype == b.dtype and a.shape == b.shape
+        return alike and (a.tolist() == b.tolist() if a.dtype == object else a.tobytes() == b.tobytes())
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return list(a) == list(b) and all(identical(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
@@ -342,9 +343,10 @@ def _match_axes(values: np.ndarray, axes: tuple[str, ...], labels: Labels) -> No
 
 def _frozen(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        view = value.view()
-        view.flags.writeable = False
-        return view
+        # A copy, unless nobody can write to it any more: a caller's array must not change the document later.
+        kept = value.astype(object) if value.dtype.kind in "US" else value.copy() if value.flags.writeable else value
+        kept.flags.writeable = False
+        return kept
     if isinstance(value, Mapping):
         return MappingProxyType({k: _frozen(v) for k, v in value.items()})
     return tuple(value) if isinstance(value, list) else value

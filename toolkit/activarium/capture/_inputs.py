@@ -91,7 +91,10 @@ class Inputs:
         return self.rows_of(next(iter(self.data)))
 
     def rows_of(self, space: str) -> np.ndarray:
-        """Rows per example in one row space; the `example` space has one."""
+        """Rows per example in one row space; `patch` leaves out the rows before the patches, `example` has one."""
+        if space.endswith("patch"):
+            main = space.removesuffix("patch").removesuffix(".")
+            return self.rows_of(main) - len(self.spaces[main].prefix)
         return self.spaces[space].rows_of(self.data[space]) if space in self.data else np.ones(len(self), dtype=int)
 
     def select(self, index: Sequence[int] | np.ndarray) -> Inputs:

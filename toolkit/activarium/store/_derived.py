@@ -8,32 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from activarium.activations import Activations, Computed, Recording
+from activarium.activations import Activations, Computed, Lazy, Recording
 from activarium.rows import Rows
 
 DERIVED = ("scores", "pattern")
-
-
-class Sites(Mapping[str, Activations]):
-    """Site → Activations, each made when it is first asked for: a large store has many sites and many shards."""
-
-    def __init__(self, makers: Mapping[str, Callable[[], Activations]]) -> None:
-        self._makers, self._made = dict(makers), {}
-        self._made: dict[str, Activations]
-
-    def __getitem__(self, name: str) -> Activations:
-        if name not in self._made:
-            self._made[name] = self._makers[name]()
-        return self._made[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._makers
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._makers)
-
-    def __len__(self) -> int:
-        return len(self._makers)
 
 
 class Captured(Recording):
@@ -56,13 +34,19 @@ class Captured(Recording):
         self.attention, self._kept = dict(attention), tuple(makers)
         self._spaces = dict(spaces)
         derived = {f"{b}.{what}": _maker(self, b, what) for b in self.attention for what in DERIVED}
-        self._sites = Sites({**derived, **makers})  # type: ignore[assignment]  # read only as a mapping
+        self._sites = Lazy({**derived, **makers})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._kept)
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def __repr__(self) -> str:
+        tables = ", ".join(f"{len(r)} rows{' of ' + s if s else ''}" for s, r in self.rows.items())
+        kept = [self[name] for name in self._kept[:40]]  # derived sites stay unmade
+        more = [f"  … {len(self) - 40} more"] if len(self) > 40 else []
+        return "\n".join([f"Recording({len(self)} sites, {tables})", *(f"  {a.site}  {' '.join(a.axes)}  {a.shape}" for a in kept), *more])
 
     def _space(self, name: str) -> str:
         return self._spaces[self._aliases.get(name, name)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,25 @@ from torch import Tensor
 
 from activarium.errors import InputError
 from activarium.protocols import Runner
+
+KEPT = 256 << 20  # bytes of logits that are kept; beyond, a layer is read again when it is asked for
+
+
+class Readout:
+    """The logits of every layer, `row vocab`, in order, as often as asked for."""
+
+    def __init__(self, model: Runner, layers: Sequence[Tensor]) -> None:
+        self.model, self.layers = model, layers
+        self.final = _logits(model, layers[-1])
+        self._kept: dict[int, Tensor] = {len(layers) - 1: self.final}
+
+    def __iter__(self) -> Iterator[Tensor]:
+        small = self.final.nbytes * len(self.layers) <= KEPT
+        for i, layer in enumerate(self.layers):
+            logits = self._kept[i] if i in self._kept else _logits(self.model, layer)
+            if small:
+                self._kept[i] = logits
+            yield logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +43,7 @@ class Lens:
         kl: KL(final ‖ layer), nats, `(layer, row)`.
         answers: Ids of the most probable answers, `(layer, row, top)`.
         shares: Their probabilities.
+        logits: All of it again, layer by layer.
     """
 
     final: Tensor
@@ -32,16 +52,14 @@ class Lens:
     kl: np.ndarray
     answers: np.ndarray
     shares: np.ndarray
-    model: Runner
-    layers: Sequence[Tensor]
+    logits: Readout
 
     def follow(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probability and rank of one id per row through the layers, `(layer, row)`; NaN where the id is -1."""
         known = torch.as_tensor(wanted >= 0)
         ids = torch.as_tensor(np.maximum(wanted, 0), dtype=torch.long)[:, None]
         probability, rank = [], []
-        for layer in self.layers:
-            logits = _logits(self.model, layer)
+        for logits in self.logits:
             chosen = logits.gather(1, ids.to(logits.device))
             probability.append(torch.where(known, logits.softmax(1).gather(1, ids.to(logits.device))[:, 0].cpu().double(), torch.nan))
             rank.append(torch.where(known, (logits > chosen).sum(1).cpu().double() + 1, torch.nan))
@@ -49,12 +67,11 @@ class Lens:
 
     def evidence(self, answer: int) -> np.ndarray:
         """Logit of one class minus the mean over classes, `(layer, row)`."""
-        each = [_logits(self.model, layer) for layer in self.layers]
-        return np.stack([(e[:, answer] - e.mean(1)).cpu().double().numpy() for e in each])
+        return np.stack([(e[:, answer] - e.mean(1)).cpu().double().numpy() for e in self.logits])
 
 
 def read_layers(model: Runner, layers: Sequence[Tensor], top: int, answer_row: int | None) -> Lens:
-    """Put every layer through the model's readout; one layer's logits are in memory at a time, beside the last one's.
+    """Put every layer through the model's readout.
 
     Args:
         model: Only its `readout` runs.
@@ -62,11 +79,12 @@ def read_layers(model: Runner, layers: Sequence[Tensor], top: int, answer_row: i
         top: How many answers to keep.
         answer_row: The row all rows are compared with, or None for each with itself.
     """
-    final = _logits(model, layers[-1])
+    readout = Readout(model, layers)
+    final = readout.final
     compared = final.log_softmax(1) if answer_row is None else final.log_softmax(1)[[answer_row]]
     entropy, kl, answers, shares = [], [], [], []
-    for layer in layers:
-        logarithm = _logits(model, layer).log_softmax(1)
+    for logits in readout:
+        logarithm = logits.log_softmax(1)
         entropy.append(torch.special.entr(logarithm.exp()).sum(1))
         # Rounding can leave a distance of -1e-8 between equal distributions; it is none.
         weight = compared.exp()
@@ -75,7 +93,7 @@ def read_layers(model: Runner, layers: Sequence[Tensor], top: int, answer_row: i
         answers.append(best.indices)
         shares.append(best.values)
     whole = [torch.stack(x).cpu().numpy() for x in (entropy, kl, answers, shares)]
-    return Lens(final, answer_row, *whole, model=model, layers=layers)
+    return Lens(final, answer_row, *whole, logits=readout)
 
 
 def settled(rank: np.ndarray) -> int | None:
