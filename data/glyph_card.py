@@ -67,8 +67,8 @@ masks of the object and of each distractor, so saliency maps and interventions c
   minutes, drawing included). Bit-equal on the same machine and thread count; elsewhere the same behaviour.
 - **Patch supervision**: for the first two thirds of the training a second head, thrown away since, asked each patch for its
   pixels of the object and for the class. So the patches know where the object is; remember it when judging maps.
-- **Input**: `preprocessor_config.json` names the Pillow image processor, which needs no torchvision: values are scaled to
-  -1 … 1; a picture of another size is resized.
+- **Input**: `AutoImageProcessor` reads `preprocessor_config.json` and takes its Pillow version where there is no torchvision
+  (checked there only): values are scaled to -1 … 1; a picture of another size is resized.
 
 {figure_table(card["held_out"])}
 
@@ -76,7 +76,8 @@ masks of the object and of each distractor, so saliency maps and interventions c
 
 - It knows this generator's pictures only: one shape per scene, of 13 to 22 pixels radius, tilted by less than 0.4 radians, wholly
   inside the picture.
-- There is no "no object" class: a scene without its object still gets a name, usually with less confidence.
+- There is no "no object" class: a scene without its object still gets a name, with less confidence
+  (mean probability of the first choice 0.50 without the object, 0.99 with it; 1000 scenes of seed 3, measured once by hand).
 - Backgrounds are greyish and of middle brightness, objects are not: it has not learned to find an object of the
   background's colour.
 - Scenes of training and test differ in seed only; this is no test of another kind of picture.

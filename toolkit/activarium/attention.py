@@ -53,7 +53,8 @@ class AttentionSpec:
     @classmethod
     def from_json(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Self:
         """Back from `numbers()` and `tensors()`."""
-        return cls(**dict(numbers), **dict(tensors or {}))
+        fields: dict[str, Any] = {**numbers, **(tensors or {})}
+        return cls(**fields)
 
 
 def repeat_heads(keys: Tensor, heads: int) -> Tensor:

@@ -256,7 +256,8 @@ class Overlay(Result):
             raise AxisError(f"Overlay has {self.values.shape[1]} values for {len(self.tokens)} tokens; give one each.")
 
     def _columns(self) -> dict[str, Any]:
-        grid = Grid(self.values, axes="map position" if self.tokens else "map height width", labels={"map": self.names})
+        axes = ("map", "position") if self.tokens else ("map", "height", "width")
+        grid = Grid(self.values, axes=axes, labels={"map": self.names})
         columns = grid._columns()
         if self.tokens is not None:
             columns["token"] = np.asarray(self.tokens, dtype=object)[np.indices(self.values.shape)[1].ravel()]

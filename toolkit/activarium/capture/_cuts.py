@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -39,11 +41,11 @@ def write_cut(raw: Tensor, values: Tensor, cut: Cut) -> Tensor:
     return torch.cat([raw[..., : cut[1]], flat, raw[..., cut[2] :]], -1)  # type: ignore[misc]
 
 
-def replace_first(output: object, tensor: Tensor) -> object:
+def replace_first(output: Any, tensor: Tensor) -> Any:
     """A module's output with its first tensor replaced, in the container it came in."""
     if isinstance(output, Tensor):
         return tensor
-    items = list(output)  # type: ignore[call-overload]
+    items = list(output)
     at = next(i for i, v in enumerate(items) if v is first_tensor(output))
     items[at] = tensor
     return type(output)(items)

@@ -198,7 +198,7 @@ def example_rows(numbers: np.ndarray) -> Rows:
     return Rows(columns)
 
 
-def check_tokens(ids: Tensor, space: Space, what: str) -> Tensor:
+def check_tokens(ids: Any, space: Space, what: str) -> Tensor:
     """One text's token ids as int64, refused with words if they cannot be used."""
     ids = torch.as_tensor(ids) if len(ids) else torch.empty(0, dtype=torch.long)
     if ids.ndim != 1 or ids.is_floating_point():

@@ -56,7 +56,9 @@ def _nested(config: Any) -> list[Any]:
 @contextmanager
 def watching(model: nn.Module, watcher: Watcher) -> Iterator[None]:
     """Route every attention of the model through `watcher.attend`; the settings come back however the block ends."""
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m.__dict__.get("config"), "_attn_implementation_internal")}
+    configs: dict[int, Any] = {
+        id(m.config): m.config for m in model.modules() if hasattr(m.__dict__.get("config"), "_attn_implementation_internal")
+    }
     before = {key: config._attn_implementation_internal for key, config in configs.items()}
     token = _watcher.set(watcher)
     try:

@@ -64,11 +64,12 @@ class _Seen:
         z, weights = kernel(module, q, k, v, mask, **options)
         rows = [q.shape[2]] * q.shape[0]
         causal = q.shape[2] == k.shape[2] and is_causal(module, mask, options, self.eager, rows, rows)
-        self.trace.attention.append(AttentionCall(self.paths[id(module)], start, *(t.detach().clone() for t in (q, k, v, z)), causal))
+        seen = [t.detach().clone() for t in (q, k, v, z)]
+        self.trace.attention.append(AttentionCall(self.paths[id(module)], start, seen[0], seen[1], seen[2], seen[3], causal))
         return z, weights
 
 
-def trace_model(model: nn.Module, arguments: Mapping[str, Any]) -> Trace:
+def trace_model(model: Any, arguments: Mapping[str, Any]) -> Trace:
     """One forward with everything recorded."""
     trace = Trace()
     paths = {id(m): p for p, m in model.named_modules()}
@@ -86,7 +87,7 @@ def find_sites(model: nn.Module, trace: Trace, arguments: Mapping[str, Any], spa
     names = _stack_names([c[0].path for c in chains], spaces)
     if not chains or len(set(names)) != len(chains) or not set(names) <= set(spaces):
         reason = "no chain of blocks was recognised in this model; only module:PATH can be read"
-        answer = _answer(trace.output, next(reversed(spaces)))
+        answer = _answer(trace.output, [*spaces][-1])
         return Anatomy(SiteTable([Site(n, "row d_model", missing=reason) for n in ("embed", "blocks.0.resid_post")] + answer, title))
     anatomy = Anatomy(SiteTable([], title))
     sites: list[Site] = []
@@ -103,7 +104,7 @@ def find_sites(model: nn.Module, trace: Trace, arguments: Mapping[str, Any], spa
         if spaces[name].length:
             sites = [_no_pattern(s) if s.rows == name else s for s in sites]
         sites.append(_final_norm(trace, chain[-1], stack, width))
-    sites += _answer(trace.output, next(reversed(spaces)))
+    sites += _answer(trace.output, [*spaces][-1])
     anatomy.sites = SiteTable(sites, title)
     return anatomy
 

@@ -43,8 +43,9 @@ class TorchRunner:
 
     certificate: Certificate
 
-    def __init__(self, name: str, model: nn.Module, encoder: Encoder, anatomy: Anatomy) -> None:
-        self.name, self.torch_module, self.anatomy, self.sites = name, model, anatomy, anatomy.sites
+    def __init__(self, name: str, model: Any, encoder: Encoder, anatomy: Anatomy) -> None:
+        self.name, self.anatomy, self.sites = name, anatomy, anatomy.sites
+        self.torch_module: Any = model
         self._encoder = encoder
         self.tokenizer, self.processor = encoder.tokenizer, encoder.processor
         self._lock = threading.RLock()  # widget messages arrive on another thread

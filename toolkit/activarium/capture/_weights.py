@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ def weight(model: TorchRunner, name: str) -> Tensor:
     if name not in table:
         raise unknown("weight", name, table)
     path, role, cut = table[name]
-    module = model.module(path) if path else model.torch_module.get_output_embeddings()
+    module: Any = model.module(path) if path else model.torch_module.get_output_embeddings()
     return _read(module, role, cut)
 
 
