@@ -1,4 +1,4 @@
-"""What every test shares: no network, two threads, and honest skips for what this machine lacks."""
+"""What every test shares: no network, one thread, and honest skips for what this machine lacks."""
 
 import os
 import shutil
@@ -42,8 +42,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads() -> None:
+def _one_thread() -> None:
     """The same sums on every machine: a matrix product's rounding changes with the number of threads."""
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)

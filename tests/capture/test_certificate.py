@@ -175,3 +175,20 @@ def test_certificate_prints_itself():
     assert model.certificate.summary()["verdict"].startswith("certified")
     assert act.wrap(*testing.tiny("vit"), certify=False).certificate.verdict == "uncertified"
     assert act.wrap(*testing.tiny("vit"), certify="quick").certificate.mode == "quick"
+
+
+def test_no_false_alarm_where_a_projection_is_zero():
+    hf, tokenizer = testing.tiny("gpt2")
+    torch.nn.init.zeros_(hf.transformer.h[0].attn.c_proj.weight)
+    assert act.wrap(hf, tokenizer).certificate.verdict.startswith("certified")
+
+
+def test_no_false_alarm_where_width_equals_the_number_of_patches():
+    """A convolution's channels and its cells are told apart by their place, not by their number."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=16, patch_size=4, num_labels=3
+    )
+    assert act.wrap(transformers.ViTForImageClassification(config)).certificate.verdict.startswith("certified")

@@ -308,7 +308,7 @@ class _Examiner:
         entry = f"{model.anatomy.stacks[stack].prefix}blocks.{i}.resid_pre"
         if not name.endswith("resid_pre") and not torch.equal(after[entry].tensor, base[entry].tensor):
             return float("inf"), f"writing {name} changed {entry}, which comes before it"
-        if self._reaches(base, after, stack, i, name):
+        if self._reaches(base, after, name):
             return gap, why
         return float("inf"), f"writing {name} changed nothing that follows"
 
@@ -326,15 +326,12 @@ class _Examiner:
         else:
             yield from exit_identities(self.model, recording, [stack])
 
-    def _reaches(self, base: Recording, after: Recording, stack: str, i: int, name: str) -> bool:
-        prefix = self.model.anatomy.stacks[stack].prefix
-        ends = (
-            [f"{prefix}blocks.{i}.resid_post"]
-            if not name.endswith("resid_post")
-            else [f"{prefix}blocks.{i + 1}.attn.in", f"{prefix}final_norm", "logits"]
-        )
-        there = [n for n in ends if n in base and n in after]
-        return not there or any(not torch.equal(base[n].tensor, after[n].tensor) for n in there)
+    def _reaches(self, base: Recording, after: Recording, name: str) -> bool:
+        """Queries and keys have no identity that shows whether the kernel got them: rotation is the family's own."""
+        rotated = f"{name}_rot"
+        if not name.endswith((".q", ".k")) or rotated not in base or self.model.sites.find(rotated).name == name:
+            return True
+        return not torch.equal(base[rotated].tensor, after[rotated].tensor)
 
 
 def probe_inputs(model: TorchRunner) -> Inputs:

@@ -167,17 +167,10 @@ def _entrance(trace: Trace, first: Call, space: Space, arguments: Mapping[str, A
     rows = f"{prefix}patch" if space.modality == "vision" else space.name
     if embedding is not None:
         anatomy.embeddings[space.name] = embedding.path
-        shape = (embedding.output.shape[1 if embedding.output.ndim == 4 else -1],)  # type: ignore[union-attr]
-        sites.append(
-            Site(
-                f"{prefix}token_embed",
-                "row d_model",
-                rows,
-                shape,
-                Place(embedding.path, "output"),
-                note="patches only" if rows.endswith("patch") else "",
-            )
-        )
+        grid = embedding.output.ndim == 4  # type: ignore[union-attr]
+        shape = (embedding.output.shape[1 if grid else -1],)  # type: ignore[union-attr]
+        place = Place(embedding.path, "output", cut=("grid",) if grid else None)
+        sites.append(Site(f"{prefix}token_embed", "row d_model", rows, shape, place, note="patches only" if rows.endswith("patch") else ""))
     else:
         sites.append(Site(f"{prefix}token_embed", "row d_model", rows, missing="no embedding of these inputs was seen"))
     sites.append(Site(f"{prefix}embed", "row d_model", space.name, (width,), same_as=f"{prefix}blocks.0.resid_pre"))

@@ -327,7 +327,5 @@ def as_rows(raw: Tensor, place: Place | None, cells: tuple[int, int], index: Ten
     if pooled:
         return view
     count, rows = cells
-    if view.ndim == 4 and view.shape[1] != rows:  # a convolution's grid: channels first
-        view = view.flatten(2).transpose(1, 2)
     flat = view.reshape(count * rows, *view.shape[2 if view.shape[:2] == (count, rows) else 1 :])
     return flat if index is None else flat.index_select(0, index)
