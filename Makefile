@@ -14,10 +14,10 @@ demo: $(STAMP) ## capture, store, analyse and show the bundled models; writes ou
 	$(BIN)/activarium demo
 
 test: $(STAMP) ## the whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## the fast part: tests without browser, stress and slow ones; lint; which way imports point
-	$(BIN)/python -m pytest -q -m "not browser and not stress and not slow and not gpu"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not browser and not stress and not slow and not gpu"
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 

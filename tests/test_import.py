@@ -43,6 +43,7 @@ def test_results_need_numpy_alone() -> None:
     assert loaded("from activarium.results import Grid; Grid([[1.0]], axes='layer position')") == "numpy"
 
 
+@pytest.mark.slow
 def test_every_name_of_the_front_door_resolves_and_optional_packages_stay_out() -> None:
     brought = loaded("import activarium as act\nfor name in dir(act): getattr(act, name)").split()
     assert not {"jax", "sae_lens", "transformer_lens", "pandas"} & set(brought)

@@ -74,6 +74,7 @@ def kill_until_done(path, generator, most):
     return kills
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path, whole):
     path = tmp_path / "killed.acts"
     kills = kill_until_done(path, np.random.default_rng(0), 3)
@@ -157,11 +158,11 @@ def test_ctrl_c_leaves_a_store_to_go_on_with(tmp_path, whole):
                 raise KeyboardInterrupt
             return super().run(inputs, read)
 
-    path = tmp_path / "s.acts"
+    path, before = tmp_path / "s.acts", threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         capture(Interrupted(), texts(80), SITES, path, progress=False, **OPTIONS)
     assert not (path / "writer.lock").exists()
-    assert threading.active_count() < 4
+    assert threading.active_count() <= before
     same(capture(FakeModel(), texts(80), SITES, path, progress=False, **OPTIONS), whole)
 
 

@@ -33,10 +33,18 @@ def recorded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         if not hasattr(result, "with_"):
             return result
         given = _bound(function, args, options)
-        # What the analysis itself wrote down wins: it may know more (a derived seed, the exact pairs used).
-        return result.with_(provenance=describe(name, given, time.perf_counter() - started) | dict(result.provenance))
+        return _stamped(result, describe(name, given, time.perf_counter() - started))
 
     return call
+
+
+def _stamped(result: Any, provenance: Mapping[str, Any]) -> Any:
+    """A Result and, if it is a Report, its parts with their provenance: each of them may be shown on its own."""
+    # What the analysis itself wrote down wins: it may know more (a derived seed, the exact pairs used).
+    marked = result.with_(provenance={**provenance, **result.provenance})
+    if not hasattr(result, "parts"):
+        return marked
+    return marked.with_(parts={n: _stamped(p, {**provenance, "part": n}) for n, p in result.parts.items()})
 
 
 def describe(name: str, given: Mapping[str, Any], seconds: float | None = None) -> dict[str, Any]:

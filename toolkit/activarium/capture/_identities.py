@@ -11,7 +11,6 @@ from torch import Tensor
 
 from activarium.activations import Recording
 from activarium.capture._block import Block
-from activarium.errors import UnknownName
 
 if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner
@@ -107,10 +106,7 @@ class BlockAlgebra:
         return self.model.weight(self.prefix + name).double()
 
     def _bias(self, name: str) -> Tensor | float:
-        try:
-            return self.model.weight(self.prefix + name).double()
-        except UnknownName:
-            return 0.0
+        return self._weight(name) if self.prefix + name in self.model.weights else 0.0
 
     def _attention(self, room: str) -> Iterator[Identity]:
         if self.has(f"{room}.pattern", f"{room}.z", f"{room}.v"):

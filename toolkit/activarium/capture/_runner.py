@@ -243,6 +243,11 @@ class TorchRunner:
             with self._lock:
                 self._standing = before
 
+    @cached_property
+    def weights(self) -> dict[str, tuple[str, str, Any]]:
+        """Every named weight, with the module that holds it and how it lies there."""
+        return _weights.names(self)
+
     def weight(self, name: str) -> Tensor:
         """A named weight with named axes, `blocks.3.attn.W_O` as `head d_head d_model`; a view where the model allows.
 

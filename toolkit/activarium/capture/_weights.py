@@ -18,10 +18,9 @@ NORMS = ("attn.norm", "cross.norm", "mlp.norm", "attn.post", "mlp.post", "attn.e
 
 def weight(model: TorchRunner, name: str) -> Tensor:
     """See `TorchRunner.weight`."""
-    table = names(model)
-    if name not in table:
-        raise unknown("weight", name, table)
-    path, role, cut = table[name]
+    if name not in model.weights:
+        raise unknown("weight", name, model.weights)
+    path, role, cut = model.weights[name]
     module: Any = model.module(path) if path else model.torch_module.get_output_embeddings()
     return _read(module, role, cut)
 
