@@ -94,7 +94,7 @@ class Answers:
         if site.kind == "module":
             site = self._shaped(site, value)
         value = value.transpose(1, 2) if site.kind == "rotary" else value
-        place = site.place if site.kind == "place" else None
+        place = site.place if site.kind == "place" and self.session.keep is None else None  # what is kept was cut already
         rows = as_rows(value, place, self.session.cells(site.rows), self.session.batch.index.get(site.rows), site.rows == "example")
         return Activations(rows, site.axes, site=name, index=self.session.table(site.rows), space=site.rows, provenance=self.provenance)
 

@@ -19,7 +19,7 @@ from activarium.capture._encode import Encoder
 from activarium.capture._inputs import Batch, Inputs
 from activarium.capture._probe import Anatomy
 from activarium.capture._resume import Resume
-from activarium.capture._session import Session, Stop
+from activarium.capture._session import Keep, Session, Stop
 from activarium.capture._sites import Place, Site
 from activarium.edits import Edit
 from activarium.errors import InputError, unknown
@@ -37,11 +37,13 @@ class TorchRunner:
         torch_module: The Hugging Face model itself.
         tokenizer: Its tokenizer, if any.
         processor: Its image processor, if any.
+        keeps: `run` heeds `keep=`.
         sites: All sites, as a table that prints itself.
         certificate: What was proven about them at load.
     """
 
     certificate: Certificate
+    keeps = True
 
     def __init__(self, name: str, model: Any, encoder: Encoder, anatomy: Anatomy) -> None:
         self.name, self.anatomy, self.sites = name, anatomy, anatomy.sites
@@ -50,6 +52,7 @@ class TorchRunner:
         self.tokenizer, self.processor = encoder.tokenizer, encoder.processor
         self._lock = threading.RLock()  # widget messages arrive on another thread
         self._standing: list[Edit] = []
+        self._hashed: tuple[Any, str] | None = None
         self._modules = dict(model.named_modules())
         self._paths = {id(m): p for p, m in self._modules.items()}
         self._attention = self._attention_names()
@@ -82,7 +85,7 @@ class TorchRunner:
         """Does attention run eager (and not a fused kernel)?"""
         return (self.torch_module.config._attn_implementation or "eager").endswith("eager")
 
-    @cached_property
+    @property
     def identity(self) -> dict[str, Any]:
         """Name, weight hash, dtype, kernel and versions: what a store or Result is stamped with."""
         import transformers
@@ -90,13 +93,20 @@ class TorchRunner:
         return {
             "name": self.name,
             "class": type(self.torch_module).__name__,
-            "weight_hash": weight_hash(self.torch_module),
+            "weight_hash": self._weight_hash(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "kernel": self.torch_module.config._attn_implementation,
             "processor_hash": self._encoder.hash,
             "certificate": self.certificate.summary(),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
+
+    def _weight_hash(self) -> str:
+        """Hashed again only if a weight was changed or replaced: torch counts every change in place."""
+        stamp = tuple((v.data_ptr(), v._version) for v in self.torch_module.state_dict(keep_vars=True).values())
+        if self._hashed is None or self._hashed[0] != stamp:
+            self._hashed = stamp, weight_hash(self.torch_module)
+        return self._hashed[1]
 
     def module(self, path: str) -> nn.Module:
         """A module by its dotted path."""
@@ -171,6 +181,7 @@ class TorchRunner:
         grad: bool = False,
         stop_after: str | None = None,
         bos: Any = "tokenizer",
+        keep: Keep | None = None,
     ) -> Recording:
         """One forward over one right-padded batch: read sites after edits, measure the answer.
 
@@ -181,6 +192,9 @@ class TorchRunner:
             metrics: One or several scalars of the logits; they come back as `rec.metric` with axis `example`.
             grad: Keep the graph, so that `rec.backward(name)` gives gradients at every site read.
             stop_after: End the forward once this site was read.
+            bos: See `inputs`.
+            keep: Called with each site and its value as it is read; what it returns is kept in its stead (a copy in another
+                dtype, in memory that is used again). The forward goes on with the value. Not heeded with edits or `grad`.
 
         Returns:
             Recording of the sites, with `logits` if the forward was not cut short.
@@ -191,17 +205,26 @@ class TorchRunner:
         """
         batch = self.inputs(inputs, bos=bos).batch
         with self._lock:
-            return self._run(batch, read, edits, metrics, grad, stop_after, lambda arguments: self._forward(batch, arguments))
+            return self._run(batch, read, edits, metrics, grad, stop_after, lambda arguments: self._forward(batch, arguments), keep)
 
     __call__ = run
 
     def _run(
-        self, batch: Batch, read: Any, edits: Any, metrics: Any, grad: bool, stop_after: str | None, forward: Callable[..., Any]
+        self,
+        batch: Batch,
+        read: Any,
+        edits: Any,
+        metrics: Any,
+        grad: bool,
+        stop_after: str | None,
+        forward: Callable[..., Any],
+        keep: Keep | None = None,
     ) -> Recording:
         if self.torch_module.training:
             raise InputError(f"{self.name} is in training mode, where dropout changes what is read. Call model.torch_module.eval() first.")
         names = self.sites.select(read)
-        session = Session(self, batch, needed(self, names, grad), [*self._standing, *edits], grad, stop_after, needs_kernel(names))
+        reads, every = needed(self, names, grad), [*self._standing, *edits]
+        session = Session(self, batch, reads, every, grad=grad, stop_after=stop_after, watch=needs_kernel(names), keep=keep)
         arguments = {k: v.to(self.device) for k, v in batch.arguments.items()}
         output = None
         with session.hooked(), nullcontext() if grad else torch.no_grad(), suppress(Stop):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from activarium.rows import Rows
 if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner
 
+Keep = Callable[[str, Tensor], Tensor]  # site and value as it is read → what is kept in its stead
 READ_ONLY = ("scores", "pattern", "head_out")
 
 
@@ -42,10 +43,21 @@ class Session:
     """
 
     def __init__(
-        self, model: TorchRunner, batch: Batch, reads: Sequence[str], edits: Sequence[Edit], grad: bool, stop_after: str | None, watch: bool
+        self,
+        model: TorchRunner,
+        batch: Batch,
+        reads: Sequence[str],
+        edits: Sequence[Edit],
+        *,
+        grad: bool,
+        stop_after: str | None,
+        watch: bool,
+        keep: Keep | None = None,
     ) -> None:
         self.model, self.batch, self.grad = model, batch, grad
         self.stop_after, self._watch = stop_after, watch
+        # Edits and gradients need the tensors themselves, not what somebody keeps of them.
+        self.keep = None if edits or grad else keep
         self.raw: dict[str, Tensor] = {}
         self.fired: Counter[str] = Counter()
         self.attention: dict[str, AttentionSpec] = {}
@@ -54,7 +66,6 @@ class Session:
         self._taps: dict[tuple[str, str], list[_Tap]] = {}
         self._rotary: dict[str, Site] = {}
         self._rotary_edits: dict[str, list[Edit]] = {}
-        self._skips: dict[str, list[int]] = {}
         for edit in edits:
             self._plan_edit(edit)
         for name in reads:
@@ -180,7 +191,7 @@ class Session:
         if self.grad and not value.requires_grad and value.is_floating_point():
             value = value.detach().requires_grad_()
         if tap.reads:
-            self.raw[tap.name] = value
+            self.raw[tap.name] = value if self.keep is None else self.keep(tap.name, read_cut(value, tap.place.cut))
             if tap.name == self.stop_after:
                 raise Stop
         return value
@@ -274,7 +285,7 @@ class Session:
         if name in self._rotary:
             if self.grad and not value.requires_grad:
                 value = value.detach().requires_grad_()
-            self.raw[name] = value
+            self.raw[name] = value if self.keep is None else self.keep(name, value)
         return value
 
     def check_fired(self) -> None:

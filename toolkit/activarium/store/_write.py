@@ -141,7 +141,8 @@ class StoreWriter:
                 continue
             last = min(max(last, first + 1), len(piece))
             ends_here = last == len(piece)
-            self._pending.append(piece.cut(first, last, own=ends_here and first > 0))
+            # What waits for the next batch is copied: the batch's own memory is used again.
+            self._pending.append(piece.cut(first, last, own=ends_here))
             self._pending_bytes += int(costs[last] - costs[first])
             if not ends_here:
                 self.commit()

@@ -16,7 +16,7 @@ from activarium.errors import InputError
 from activarium.store import SHARD_BYTES, Store, StoreWriter, named, open_store, torch_dtype
 from activarium.workflows.batch_plan import BATCH_TOKENS, Batch
 from activarium.workflows.capture_plan import CapturePlan, make_plan
-from activarium.workflows.capture_stream import MemorySink, Sink, Stream, converted
+from activarium.workflows.capture_stream import MemorySink, Ring, Sink, Stream, converted
 
 
 def capture(
@@ -123,14 +123,16 @@ def _run(model: Any, inputs: Any, made: CapturePlan, sink: Sink, dtype: torch.dt
 def _stream(
     model: Any, inputs: Any, made: CapturePlan, sink: Sink, todo: Sequence[tuple[int, Batch]], dtype: torch.dtype | None, progress: bool
 ) -> None:
-    stream = Stream(sink)
+    stream, ring = Stream(sink), Ring(dtype)
     names = list(made.entries)
+    options = {"keep": ring.keep} if getattr(model, "keeps", False) else {}
     try:
         with _bar(progress, sum(len(b.members) for _, b in todo)) as advance:
             for at, batch in todo:
                 members = list(batch.members)
                 chosen = inputs.select(members)
-                recorded = converted(model.run(chosen, read=list(made.reads)), names, dtype)
+                ring.turn()
+                recorded = converted(model.run(chosen, read=list(made.reads), **options), names, dtype)
                 rows = max(len(t) for t in recorded.rows.values())
                 size = sum(recorded[n].nbytes for n in names)
                 stream.put(recorded, _numbers(inputs, members), at)

@@ -160,6 +160,31 @@ class Stream:
         self._thread.join()
 
 
+class Ring:
+    """Memory for the batches in flight, used again and again: fresh pages cost more than the numbers that go into them.
+
+    One batch is being read, one waits, one is in the sink: three slots, and a slot is free again when its turn comes.
+    """
+
+    def __init__(self, dtype: torch.dtype | None, slots: int = 3) -> None:
+        self._dtype, self._slots = dtype, [{} for _ in range(slots)]
+        self._slots: list[dict[str, Tensor]]
+        self._turn = 0
+
+    def turn(self) -> None:
+        """The next batch begins."""
+        self._turn = (self._turn + 1) % len(self._slots)
+
+    def keep(self, name: str, value: Tensor) -> Tensor:
+        """A copy of the value in this batch's slot, in the type of the capture."""
+        kind = self._dtype if self._dtype is not None and value.is_floating_point() else value.dtype
+        slot, size = self._slots[self._turn], value.numel()
+        held = slot.get(name)
+        if held is None or len(held) < size or held.dtype != kind:
+            held = slot[name] = torch.empty(size, dtype=kind)
+        return held[:size].view(value.shape).copy_(value)
+
+
 def converted(batch: Recording, names: Sequence[str], dtype: torch.dtype | None) -> Recording:
     """The batch with floating-point values in another type, on the processor's memory."""
     sites = {name: _convert(batch[name], dtype) for name in names}
