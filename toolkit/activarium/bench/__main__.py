@@ -19,7 +19,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """What does reading cost here?"""
     options = argparse.ArgumentParser(prog="python -m activarium.bench", description=__doc__)
     options.add_argument("--rounds", type=int, default=5, help="how often the large calls are timed")
-    options.add_argument("--batches", type=int, default=2, help="batches per capture to disk")
+    options.add_argument("--batches", type=int, default=16, help="batches per capture to disk; the first three pay for the memory that all use")
     options.add_argument("--small", action="store_true", help="small shapes, to try the bench itself")
     options.add_argument("--threads", type=int, default=0, help="torch threads; by default torch decides")
     options.add_argument("--out", type=Path, default=Path("out/bench.json"))
@@ -27,13 +27,14 @@ def main(words: Sequence[str] | None = None) -> None:
     large, batch, name = (SMALLER, (2, 32), "a small shape") if asked.small else (GPT2_SMALL, (8, 128), "GPT-2-small shape")
     bundled = scribe()
     rounds, many = asked.rounds, 20 if asked.small else 300
+    half = (batch[0] // 2, batch[1])
     parts: list[Callable[[], list[Row]]] = [
         import_time,
         lambda: fixed_cost(many),
         lambda: in_memory(bundled, (8, 32), max(rounds, many // 10), "scribe's shape"),
         lambda: in_memory(large, batch, rounds, name, "≤ 1.03"),
         lambda: to_disk(bundled, (32, 32), 8, rounds, "scribe's shape"),
-        lambda: to_disk(large, batch, asked.batches, rounds, name, ("≤ 1.30 where the disk allows", "≥ 2")),
+        lambda: to_disk(large, half, asked.batches, min(rounds, 2), name, ("≤ 1.30 where the disk allows", "≥ 2")),
     ]
     if asked.threads:
         _threads(asked.threads)
