@@ -89,6 +89,9 @@ def test_unresolved_model_reads_module_paths_and_says_what_is_missing():
     assert torch.allclose(rows.tensor[3], model.torch_module.inner(model.torch_module.embed(torch.tensor(4))))
     with pytest.raises(MissingSite, match="no chain of blocks was recognised in this model; only module:PATH can be read"):
         model.run([[1, 2]], read="embed")
+    with pytest.raises(MissingSite, match="no chain of blocks was recognised"):
+        model.run([[1, 2]], read="blocks.*.mlp.post")
+    assert len(model.sites.missing) > 20 and "module:PATH" in repr(model.sites)
     with pytest.raises(UnknownSite, match="nothing|No site"):
         model.run([[1, 2]], read="blocks.7.mlp.post")
 

@@ -19,7 +19,9 @@ def main(words: Sequence[str] | None = None) -> None:
     """What does reading cost here?"""
     options = argparse.ArgumentParser(prog="python -m activarium.bench", description=__doc__)
     options.add_argument("--rounds", type=int, default=5, help="how often the large calls are timed")
-    options.add_argument("--batches", type=int, default=16, help="batches per capture to disk; the first three pay for the memory that all use")
+    options.add_argument(
+        "--batches", type=int, default=16, help="batches per capture to disk; the first three pay for the memory that all use"
+    )
     options.add_argument("--small", action="store_true", help="small shapes, to try the bench itself")
     options.add_argument("--threads", type=int, default=0, help="torch threads; by default torch decides")
     options.add_argument("--out", type=Path, default=Path("out/bench.json"))

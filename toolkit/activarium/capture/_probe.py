@@ -88,7 +88,8 @@ def find_sites(model: nn.Module, trace: Trace, arguments: Mapping[str, Any], spa
     if not chains or len(set(names)) != len(chains) or not set(names) <= set(spaces):
         reason = "no chain of blocks was recognised in this model; only module:PATH can be read"
         answer = _answer(trace.output, [*spaces][-1])
-        return Anatomy(SiteTable([Site(n, "row d_model", missing=reason) for n in ("embed", "blocks.0.resid_post")] + answer, title))
+        vocabulary = {"embed": "row d_model", "token_embed": "row d_model", **{f"blocks.0.{n}": a for n, a in AXES.items()}}
+        return Anatomy(SiteTable([Site(n, a, missing=reason) for n, a in vocabulary.items()] + answer, title))
     anatomy = Anatomy(SiteTable([], title))
     sites: list[Site] = []
     for name, chain in zip(names, chains, strict=True):
