@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +178,14 @@ class WidgetOnPage:
     def picture(self, path: Path) -> None:
         self.root.scroll_into_view_if_needed()
         self.root.screenshot(path=path)
+
+
+def wait_until(page: Any, expression: str, seconds: float = 30) -> None:
+    """Wait for a JavaScript expression on a page whose policy forbids eval, which Playwright's own waiting needs."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, f"{expression} did not come true within {seconds} s"
+        page.wait_for_timeout(50)
 
 
 def reads_what_python_has(notebook: NotebookPage, variable: str, kind: str, at: int, part: str = ".act-plot") -> int:

@@ -9,7 +9,7 @@ from activarium.results import Grid, Overlay, Report, Series
 from activarium.widgets import show
 from activarium.workflows.export import export_page
 
-from lab import WidgetOnPage  # isort: skip
+from lab import WidgetOnPage, wait_until  # isort: skip
 
 pytestmark = pytest.mark.browser
 
@@ -37,7 +37,7 @@ def page(offline, tmp_path):
     }
     export_page(parts, tmp_path / "page.html", title=HOSTILE, linked=[("Text", "Grid")])
     opened.goto((tmp_path / "page.html").as_uri())
-    opened.wait_for_function("document.querySelectorAll('.act[data-ready]').length === 4")
+    wait_until(opened, "document.querySelectorAll('.act[data-ready]').length === 4")
     yield opened
     assert troubles == []
     assert opened.evaluate("window.__pwned") is None

@@ -7,7 +7,7 @@ import torch
 from activarium.data import folder
 from activarium.demo import main
 
-from lab import WidgetOnPage  # isort: skip
+from lab import WidgetOnPage, wait_until  # isort: skip
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -20,7 +20,7 @@ def tour(tmp_path_factory):
 def test_the_tour_is_alive_without_a_network(offline, tour, screenshots):
     opened, troubles = offline
     opened.goto(tour.as_uri())
-    opened.wait_for_function("document.querySelectorAll('.act[data-ready]').length === document.querySelectorAll('.act').length")
+    wait_until(opened, "document.querySelectorAll('.act').length >= 3 && !document.querySelector('.act:not([data-ready])')")
     for kind in ("tokens", "heatmap", "image"):
         assert opened.locator(f".act-{kind}").count() >= 1
 

@@ -339,4 +339,4 @@ def as_rows(raw: Tensor, place: Place | None, cells: tuple[int, int], index: Ten
         return view
     count, rows = cells
     flat = view.reshape(count * rows, *view.shape[2 if view.shape[:2] == (count, rows) else 1 :])
-    return flat if index is None else flat.index_select(0, index)
+    return flat if index is None else flat.index_select(0, index.to(flat.device))
