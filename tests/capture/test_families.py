@@ -25,7 +25,11 @@ LACKS = {
 }
 
 
-@pytest.mark.parametrize("family", CERTIFIED)
+# One of each algebra and modality in the fast run; the whole list in the whole suite.
+QUICK = ("gpt2", "llama", "gpt_neox", "bert", "vit")
+
+
+@pytest.mark.parametrize("family", [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in CERTIFIED])
 def test_family_certifies(family):
     model = act.wrap(*testing.tiny(family), name=family)
     assert model.certificate.verdict.startswith("certified (full")
@@ -99,7 +103,7 @@ def test_unresolved_model_reads_module_paths_and_says_what_is_missing():
 EAGER = ["gpt2", "llama", "mistral", "qwen3", "gemma2", "gpt_neox", "phi", "opt", "bert", "vit", "dinov2_registers"]
 
 
-@pytest.mark.parametrize("family", EAGER)
+@pytest.mark.parametrize("family", [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in EAGER])
 def test_patterns_equal_those_of_eager_attention(family):
     """The reference is transformers' own eager attention, which returns its weights."""
     hf, tokenizer = testing.tiny(family)

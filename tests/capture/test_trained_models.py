@@ -10,7 +10,10 @@ import torch
 import activarium as act
 
 SHARED = Path(__file__).parents[3] / "shared"
-pytestmark = pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="third-party models are not on this machine (../shared/models)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="third-party models are not on this machine (../shared/models)"),
+]
 
 
 @pytest.mark.parametrize(

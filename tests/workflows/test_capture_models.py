@@ -31,6 +31,7 @@ def wanted(model):
     return [n for n in model.sites if any(n.endswith(s.removeprefix("*")) for s in SITES)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "t5", "vit", "clip"])
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_many_batches_through_a_slow_writer(tmp_path, monkeypatch, family, dtype):
