@@ -1,6 +1,7 @@
 """What does a trained scribe do on sentences whose combinations it never saw?"""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -79,8 +80,7 @@ def behaviours(model, tokenizer, seed: int, n: int) -> dict[str, dict]:
         one sequence are not independent.
     """
     draw = {family: corpus.held_out(family, seed, n) for family in corpus.FAMILIES}
-    choose = lambda items, **more: first_choice(model, tokenizer, items, **more)  # noqa: E731
-    prefer = lambda items: preferred(model, tokenizer, items)  # noqa: E731
+    choose, prefer = partial(first_choice, model, tokenizer), partial(preferred, model, tokenizer)
     results = {
         "ioi: receiver is first choice": choose(draw["ioi"]),
         "ioi: receiver above giver": prefer(draw["ioi"]),
@@ -115,8 +115,11 @@ def nonzero_shares(model, tokenizer, texts: Sequence[str]) -> list[float]:
     """Which share of the activation function's outputs is above zero, per layer, over the real tokens of `texts`?"""
     inputs = tokenizer(list(texts), padding=True, return_tensors="pt")
     real, shares, hooks = inputs.attention_mask.bool(), [], []
+
+    def note(_module: object, _inputs: object, output: torch.Tensor) -> None:
+        shares.append(float((output[real] > 0).float().mean()))
+
     for block in model.transformer.h:
-        note = lambda _, __, output: shares.append(float((output[real] > 0).float().mean()))  # noqa: E731
         hooks.append(block.mlp.act.register_forward_hook(note))
     try:
         model(**inputs, use_cache=False)
