@@ -19,7 +19,7 @@ from activarium.capture._encode import Encoder
 from activarium.capture._inputs import Batch, Inputs
 from activarium.capture._probe import Anatomy
 from activarium.capture._resume import Resume
-from activarium.capture._session import Keep, Session, Stop
+from activarium.capture._session import Keep, Session, Stop, as_rows
 from activarium.capture._sites import Place, Site
 from activarium.edits import Edit
 from activarium.errors import InputError, unknown
@@ -240,6 +240,14 @@ class TorchRunner:
                 raise InputError(f"{self.name} needs texts for {' and '.join(self._encoder.spaces)}; found only {', '.join(given)}.")
             return getattr(self.torch_module, method)(**arguments)
         return self.torch_module(**arguments, **self._encoder.quiet)
+
+    def kept(self, inputs: Inputs, name: str, value: Tensor) -> Activations:
+        """The rows, without pads, of what `keep` is given for a site while these inputs run."""
+        site = self.site(name)
+        session = Session(self, inputs.batch, (), (), grad=False, stop_after=None, watch=False)
+        value = value.transpose(1, 2) if site.kind == "rotary" else value
+        rows = as_rows(value, None, session.cells(site.rows), inputs.batch.index.get(site.rows), site.rows == "example")
+        return Activations(rows, site.axes, site=site.name, index=session.table(site.rows), space=site.rows)
 
     def gradient_site(self, name: str) -> str:
         """Where a site's whole gradient is seen: a sum of stream and write is no module, so it is taken at the write."""
