@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from activarium.summaries import Survey as Survey
     from activarium.summaries import load_survey as load_survey
     from activarium.widgets import show as show
+    from activarium.workflows.atlas import atlas as atlas
     from activarium.workflows.capture import capture as capture
     from activarium.workflows.capture import plan as plan
     from activarium.workflows.survey import survey as survey
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
 _NAMES = {
     "Activations": "activarium.activations:Activations",
     "Recording": "activarium.activations:Recording",
+    "Survey": "activarium.summaries:Survey",
     "analyses": "activarium.analyses",
+    "atlas": "activarium.workflows.atlas:atlas",
     "capture": "activarium.capture",  # a room that can be called, see _CallableRoom
     "edits": "activarium.edits",
     "identical": "activarium.results:identical",

@@ -83,7 +83,7 @@ class Magnitudes(Summary):
 
     @property
     def _infinity(self) -> int:
-        return int(np.flatnonzero(np.isinf(self.edges))[0])
+        return 0x7C00 if int(self.state["half"]) else 0x7F80  # its bit pattern; all beyond is NaN
 
     def quantile(self, share: float) -> tuple[float, float]:
         """Between which magnitudes does this quantile lie? Both ends are the value itself where the bins are exact.

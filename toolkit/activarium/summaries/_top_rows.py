@@ -98,11 +98,18 @@ class TopRows(Summary):
         columns = {"rank": rank.numpy() + 1, "example": places[:, 0], "position": places[:, 1]}
         if rows is not None:
             columns["context"] = np.array([context(rows, int(e), int(p)) for e, p in places], dtype=object)
-        names = tuple(self._feature_name(int(f)) for f in feature)
+        names = tuple(self.feature_name(int(f)) for f in feature)
         title = f"Rows in which each feature of {self.site} is largest"
         return Ranking(names, values, columns, title=title, unit="model units", diagnostics={"rows": self.rows, **self.settings})
 
-    def _feature_name(self, feature: int) -> str:
+    @property
+    def largest_feature(self) -> int:
+        """The feature that holds the largest value of all."""
+        self._require()
+        return int(self.state["score"][:, 0].argmax())
+
+    def feature_name(self, feature: int) -> str:
+        """A feature in the axes of the site, `3.17` for `head d_head`."""
         return ".".join(str(int(i)) for i in np.unravel_index(feature, self.shape))
 
 
@@ -111,6 +118,8 @@ def context(rows: Rows, example: int, position: int) -> str:
     span = rows.span(example)
     here = span.start + int(np.flatnonzero(rows["position"][span] == position)[0])
     low, high = max(span.start, here - CONTEXT), min(span.stop, here + CONTEXT + 1)
+    if "text" not in rows:
+        return ""
     words = [f"[{t}]" if i == here else str(t) for i, t in enumerate(rows["text"][low:high], low)]
     return " ".join([*["…"] * (low > span.start), *words, *["…"] * (high < span.stop)])
 

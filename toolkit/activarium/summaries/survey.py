@@ -123,8 +123,7 @@ class Survey(Mapping[str, Mapping[str, Summary]]):
         many = self[site]
         if name not in many:
             raise unknown(f"summary of {site}", name, many)
-        space = self._spaces().get(self._aliases.get(site, site), "")
-        made = many[name].result(self.rows.get(space))
+        made = many[name].result(self.rows_of(site))
         return made.with_(provenance={**self.provenance, "site": site, "summary": many[name].describe()})
 
     def report(self, sites: str | None = None) -> Report:
@@ -137,8 +136,13 @@ class Survey(Mapping[str, Mapping[str, Summary]]):
         """Examples that the summaries of a site name."""
         return sorted({e for s in self[site].values() if isinstance(s, TopRows) for e in s.examples})
 
-    def _spaces(self) -> dict[str, str]:
-        return dict(self.provenance.get("spaces", {}))
+    def space(self, site: str) -> str:
+        """Row space of a site."""
+        return str(self.provenance.get("spaces", {}).get(self._aliases.get(site, site), ""))
+
+    def rows_of(self, site: str) -> Rows | None:
+        """Row table of the examples that the summaries of a site name."""
+        return self.rows.get(self.space(site))
 
     # --- on disk
 

@@ -54,10 +54,10 @@ def survey(
     Example:
         >>> import activarium as act
         >>> from activarium.summaries import Count
-        >>> model = act.testing.tiny("gpt2")
+        >>> model = act.wrap(*act.testing.tiny("gpt2"))
         >>> found = act.survey(model, {"blocks.*.mlp.post": [Count()]}, ["ba ce di"], progress=False)
         >>> sorted(found)
-        ['blocks.0.mlp.post', 'blocks.1.mlp.post']
+        ['blocks.0.mlp.post', 'blocks.1.mlp.post', 'blocks.2.mlp.post']
     """
     if isinstance(source, Recording):
         if data is not None:
@@ -238,7 +238,7 @@ def _finished(made: Survey, rows_of: Any) -> Survey:
     """With the rows of the examples that a summary names."""
     named: dict[str, set[int]] = {}
     for site in made:
-        named.setdefault(made._spaces()[site], set()).update(made.named_examples(site))
+        named.setdefault(made.space(site), set()).update(made.named_examples(site))
     for space, examples in named.items():
         table = rows_of(space, sorted(examples)) if examples else None
         if table is not None:
