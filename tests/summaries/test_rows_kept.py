@@ -35,6 +35,14 @@ def test_top_rows_by_brute_force(data: st.DataObject):
         assert [(-s, e, p) for s, e, p in made.of(feature)] == sorted(listed)[:count]
 
 
+def test_nan_hides_nothing():
+    values = torch.tensor([[1.0, -4.0], [float("nan"), 2.0], [3.0, float("nan")], [2.0, 1.0]])
+    for made in (TopRows(1), TopRows(1, magnitude=True)):
+        made.update(site(values)).update(site(values + 1, np.array([[9, p] for p in range(4)])))
+        assert made.of(0) == [(4.0, 9, 2)]
+    assert made.of(1) == [(4.0, 0, 0)]
+
+
 def test_top_rows_in_context():
     words = np.array("Anna gave Tom the old book .".split(), dtype=object)
     rows = Rows({"example": np.zeros(7, int), "position": np.arange(7), "text": words})

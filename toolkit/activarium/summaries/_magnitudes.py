@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Literal
 
 import numpy as np
@@ -148,8 +149,9 @@ class Magnitudes(Summary):
 
 
 def _patterns(values: Tensor) -> Tensor:
-    """The 15 magnitude bits of each number, flat; of float32 those of the bfloat16 it is cut to."""
+    """The 15 magnitude bits of each number, flat int16; of float32 those of the bfloat16 it is cut to."""
     if values.dtype in (torch.float16, torch.bfloat16):
         return values.reshape(-1).view(torch.int16) & 0x7FFF
-    # float64 is rounded to float32 first: within the stated width of a bin.
-    return (values.reshape(-1).float().view(torch.int32) >> 16) & 0x7FFF
+    # float64 is rounded to float32 first: within the stated width of a bin. The upper half of a float32 is a bfloat16.
+    halves = values.reshape(-1).float().view(torch.int16).view(-1, 2)
+    return halves[:, 1 if sys.byteorder == "little" else 0] & 0x7FFF

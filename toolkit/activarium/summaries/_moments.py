@@ -7,10 +7,9 @@ from torch import Tensor
 
 from activarium.results import Grid
 from activarium.rows import Rows
-from activarium.summaries.base import State, Summary, refuse_strange
+from activarium.summaries.base import CELLS, State, Summary, refuse_strange
 
 QUANTITIES = ("mean", "std", "skewness", "kurtosis", "mean magnitude", "least", "largest")
-CELLS = 1 << 15  # numbers in work at a time: in float64 they stay in the processor's cache
 
 
 class Moments(Summary):
@@ -35,8 +34,8 @@ class Moments(Summary):
         for start in range(0, values.shape[1], step):
             _powers(values[:, start : start + step], found[:, start : start + step])
         made = {name: row.clone() for name, row in zip(names, found.cpu(), strict=True)}
-        least, largest = values.aminmax(dim=0)
-        return {"rows": torch.tensor(len(values)), **made, "least": least.double().cpu(), "largest": largest.double().cpu()}
+        # Two passes: torch finds either extreme several times as fast as both together.
+        return {"rows": torch.tensor(len(values)), **made, "least": values.amin(0).double().cpu(), "largest": values.amax(0).double().cpu()}
 
     def _join(self, into: State, other: State) -> None:
         a, b = into, other

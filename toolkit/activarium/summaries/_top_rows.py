@@ -9,7 +9,7 @@ from torch import Tensor
 from activarium.errors import InputError
 from activarium.results import Ranking
 from activarium.rows import Rows
-from activarium.summaries.base import State, Summary
+from activarium.summaries.base import CELLS, State, Summary
 
 CONTEXT = 8  # tokens shown on each side
 NOWHERE = -1
@@ -39,36 +39,61 @@ class TopRows(Summary):
 
     def _of(self, values: Tensor, rows: Tensor | None) -> State:
         assert rows is not None
-        score = values.abs() if self.settings["magnitude"] else values
-        row, feature = (score >= self._least(score)).nonzero(as_tuple=True)
-        found = score[row, feature].double().cpu()
-        top, where = _best(feature.cpu(), found, rows[row.cpu()], values.shape[1], self.settings["count"])
-        return {"rows": torch.tensor(len(values)), "score": top, "row": where}
+        count, width = self.settings["count"], values.shape[1]
+        row, feature = self._candidates(values)
+        score = values[row, feature].double().abs().cpu()  # a candidate is above zero already, or ranked by magnitude
+        changed, scores, places = _by_feature(feature.cpu(), score, rows[row.cpu()])
+        best, where = _ranked(scores, places, count)
+        state = _nothing(width, count)
+        state["score"][changed, : best.shape[1]], state["row"][changed, : best.shape[1]] = best, where
+        return {"rows": torch.tensor(len(values)), **state}
 
-    def _least(self, score: Tensor) -> Tensor:
-        """What a value must reach to get into the list, per feature; anything below is not looked at."""
-        smallest = torch.finfo(score.dtype).smallest_normal * torch.finfo(score.dtype).eps  # the smallest number above zero
-        if self.state:
-            least = self.state["score"][:, -1].to(score)
-        elif len(score) > self.settings["count"]:
-            least = (
-                score.T.contiguous()
-                .nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-                .topk(self.settings["count"])
-                .values[:, -1]
-            )
+    def _candidates(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Row and feature of every number that may get into the list."""
+        least, top = self._least(values), values.amax(0)
+        if self.settings["magnitude"]:
+            top = torch.maximum(top, -values.amin(0))
+        # Later on few features have a row to add, and their largest value says so (NaN hides it: those are looked at).
+        chosen = (~(top < least)).nonzero().flatten()
+        if len(chosen) < values.shape[1] // 2:
+            values, least = values[:, chosen], least[chosen]
         else:
-            least = score.new_zeros(score.shape[1])
-        return least.clamp_min(smallest)
+            chosen = torch.arange(values.shape[1], device=values.device)
+        row, feature = self._reaching(values, least)
+        return row, chosen[feature]
+
+    def _reaching(self, values: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+        if not values.shape[1]:
+            return (values.new_empty(0, dtype=torch.int64),) * 2
+        found, step = [], max(1, CELLS // values.shape[1])
+        for start in range(0, len(values), step):
+            reached = self._score(values[start : start + step]) >= least
+            # numpy finds a few set bits among many several times as fast as torch.
+            found.append(np.flatnonzero(reached.cpu().numpy()) + start * values.shape[1])
+        cells = torch.from_numpy(np.concatenate(found)).to(values.device)
+        return cells // values.shape[1], cells % values.shape[1]
+
+    def _score(self, values: Tensor) -> Tensor:
+        return values.abs() if self.settings["magnitude"] else values
+
+    def _least(self, values: Tensor) -> Tensor:
+        """What a value must reach to get into the list, per feature; anything below is not looked at."""
+        count, kind = self.settings["count"], torch.finfo(values.dtype)
+        if self.state:
+            least = self.state["score"][:, -1].to(values)
+        elif len(values) > count:
+            score = self._score(values.T.contiguous()).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+            least = torch.topk(score, count).values[:, -1]
+        else:
+            least = values.new_zeros(values.shape[1])
+        return least.clamp_min(kind.smallest_normal * kind.eps)  # the smallest number above zero
 
     def _join(self, into: State, other: State) -> None:
-        count = into["score"].shape[1]
         changed = (other["score"][:, 0] > 0).nonzero().flatten()
         both = [torch.cat([s[key][changed] for s in (into, other)], 1) for key in ("score", "row")]
-        feature = torch.arange(len(changed))[:, None].expand(-1, both[0].shape[1]).flatten()
-        top, where = _best(feature, both[0].flatten(), both[1].reshape(-1, 2), len(changed), count)
+        best, where = _ranked(both[0], both[1], into["score"].shape[1])
         into["score"], into["row"] = into["score"].clone(), into["row"].clone()
-        into["score"][changed], into["row"][changed] = top, where
+        into["score"][changed], into["row"][changed] = best, where
         into["rows"] = into["rows"] + other["rows"]
 
     # --- what it says
@@ -124,12 +149,29 @@ def context(rows: Rows, example: int, position: int) -> str:
     return " ".join([*["…"] * (low > span.start), *words, *["…"] * (high < span.stop)])
 
 
-def _best(feature: Tensor, score: Tensor, rows: Tensor, width: int, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` best of each feature: largest score, then earlier example, then earlier position."""
-    order = np.lexsort((rows[:, 1].numpy(), rows[:, 0].numpy(), -score.numpy(), feature.numpy()))
-    owner, ordered, places = feature.numpy()[order], score.numpy()[order], rows.numpy()[order]
-    rank = np.arange(len(owner)) - np.searchsorted(owner, owner)
-    keep = np.flatnonzero((rank < count) & (ordered > 0))
-    top, where = np.zeros((width, count)), np.full((width, count, 2), NOWHERE, np.int64)
-    top[owner[keep], rank[keep]], where[owner[keep], rank[keep]] = ordered[keep], places[keep]
-    return torch.from_numpy(top), torch.from_numpy(where)
+def _nothing(width: int, count: int) -> State:
+    return {"score": torch.zeros(width, count, dtype=torch.float64), "row": torch.full((width, count, 2), NOWHERE)}
+
+
+def _by_feature(feature: Tensor, score: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates side by side: the features that have any, and their scores and rows, filled up with nothing."""
+    order = feature.sort(stable=True).indices
+    changed, line, counts = feature[order].unique_consecutive(return_inverse=True, return_counts=True)
+    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[line]
+    made = _nothing(len(changed), int(counts.max()) if len(counts) else 0)
+    made["score"][line, rank], made["row"][line, rank] = score[order], rows[order]
+    return changed, made["score"], made["row"]
+
+
+def _ranked(score: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` best of each line: largest score, then earlier example, then earlier position."""
+    ordered, order = score.sort(dim=1, descending=True, stable=True)
+    tied = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)).any(1).nonzero().flatten()
+    for column in (1, 0) if len(tied) else ():  # position, then example, then score: stable sorts keep the finer order
+        place = rows[tied, :, column].gather(1, order[tied]).argsort(dim=1, stable=True)
+        order[tied] = order[tied].gather(1, place)
+    if len(tied):
+        place = score[tied].gather(1, order[tied]).argsort(dim=1, descending=True, stable=True)
+        order[tied] = order[tied].gather(1, place)
+    order = order[:, :count]
+    return score.gather(1, order), rows.gather(1, order[..., None].expand(*order.shape, 2))

@@ -18,6 +18,7 @@ from activarium.rows import Rows
 
 State = dict[str, Tensor]
 LARGEST = 2 << 30  # bytes that one state may take
+CELLS = 1 << 16  # numbers in work at a time: they stay in the processor's cache from one step to the next
 
 
 class Summary(ABC):
@@ -195,18 +196,23 @@ class Summary(ABC):
         return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.settings.items())}: {what}{f' at {self.site}' if self.site else ''})"
 
 
+def strange(values: Tensor) -> bool:
+    """Is any number NaN or infinite?"""
+    # A sum is finite only if all its terms are; where a sum of large finite numbers overflows, the terms are asked.
+    total = values.sum(dtype=torch.float32 if values.dtype.itemsize == 2 else None)
+    return not (bool(total.isfinite()) or bool(values.isfinite().all()))
+
+
 def refuse_strange(values: Tensor, what: str) -> None:
     """Are all numbers finite?
 
     Raises:
         NotFinite: NaN or infinity.
     """
-    # A sum is finite only if all its terms are; where a sum of large finite numbers overflows, the terms are asked.
-    if bool(values.sum(dtype=torch.float64).isfinite()) or bool(values.isfinite().all()):
-        return
-    nan, infinite = int(values.isnan().sum()), int(values.isinf().sum())
-    hint = " float16 ends at 65504: run in bfloat16 or float32." if values.dtype == torch.float16 else ""
-    raise NotFinite(f"{what} met {nan:,} NaN and {infinite:,} infinite numbers; wanted finite ones.{hint}")
+    if strange(values):
+        nan, infinite = int(values.isnan().sum()), int(values.isinf().sum())
+        hint = " float16 ends at 65504: run in bfloat16 or float32." if values.dtype == torch.float16 else ""
+        raise NotFinite(f"{what} met {nan:,} NaN and {infinite:,} infinite numbers; wanted finite ones.{hint}")
 
 
 def _batches(values: Activations, named: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
