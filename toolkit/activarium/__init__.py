@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from activarium.widgets import show as show
     from activarium.workflows.capture import capture as capture
     from activarium.workflows.capture import plan as plan
+    from activarium.workflows.cluster import Cluster as Cluster
 
 # Public name → where it lives. A place without a colon is a room: `act.edits.Add`.
 _NAMES = {
     "Activations": "activarium.activations:Activations",
+    "Cluster": "activarium.workflows.cluster:Cluster",
     "Recording": "activarium.activations:Recording",
     "analyses": "activarium.analyses",
     "capture": "activarium.capture",  # a room that can be called, see _CallableRoom

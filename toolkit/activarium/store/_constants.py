@@ -58,12 +58,24 @@ class Constants:
         self.known[name] = tensor.clone()
         self._new.add(name)
 
+    def take(self, constants: Mapping[str, Tensor]) -> None:
+        """Take in what another process has seen.
+
+        Raises:
+            StoreError: It contradicts what is known.
+        """
+        for name, tensor in constants.items():
+            self._grow(name, tensor)
+
+    def new(self) -> dict[str, Tensor]:
+        """What has grown since the last shard."""
+        return {name: self.known[name] for name in sorted(self._new)}
+
     def fresh(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """What the next shard must bring along: tensors, equal ones once, and which name is kept under which."""
         tensors: dict[str, Tensor] = {}
         names: dict[str, str] = {}
-        for name in sorted(self._new):
-            value = self.known[name]
+        for name, value in self.new().items():
             names[name] = next((n for n, t in tensors.items() if t.dtype == value.dtype and torch.equal(t, value)), name)
             if names[name] == name:
                 tensors[name] = value

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
 
 from activarium.errors import CorruptStore, StoreError
-from activarium.store._format import JOURNAL, LOCK, MANIFEST, SUFFIX, Manifest, digest, inside, read_text
+from activarium.store._format import INCOMING, JOURNAL, LOCK, MANIFEST, SUFFIX, Manifest, digest, inside, read_text, space_folder
 from activarium.store._journal import Journal
 
 
@@ -58,6 +59,12 @@ def read_folder(folder: Path) -> tuple[Manifest, Journal]:
     return manifest, journal
 
 
+def row_tables(folder: Path, journal: Journal, space: str) -> list[tuple[Path, int, int]]:
+    """The row tables of one row space: path, bytes, rows."""
+    names = [(f"rows/{space_folder(space)}/{c.shard:05d}.parquet", c) for c in journal.commits if space in c.rows]
+    return [(inside(folder, name), c.files[name].bytes, c.rows[space]) for name, c in names]
+
+
 class Lock:
     """Keeps a second writer out; the system lets go of it however the first one ends."""
 
@@ -81,8 +88,9 @@ class Lock:
             if self._path.exists() and os.path.samestat(os.fstat(handle), self._path.stat()):
                 break
             os.close(handle)
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        with contextlib.suppress(OSError):  # the name of the holder helps, but a full disk need not have room for it
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
         return handle
 
     def release(self) -> None:
@@ -110,6 +118,6 @@ def _lock(handle: int) -> None:
 def leftovers(folder: Path, journal: Journal) -> list[str]:
     """Files of shards that were never committed, as a killed writer leaves them."""
     known = {name for c in journal.commits for name in c.files}
-    ours = [p for kind in ("shards/*", "rows/*/*", "constants/*", "*.part") for p in folder.glob(kind) if p.is_file()]
+    ours = [p for kind in ("shards/*", "rows/*/*", "constants/*", f"{INCOMING}/*", "*.part") for p in folder.glob(kind) if p.is_file()]
     names = (p.relative_to(folder).as_posix() for p in ours)
     return sorted(n for n in names if n not in known)

@@ -17,9 +17,8 @@ from activarium.activations import Activations, is_pattern
 from activarium.errors import InputError
 from activarium.store._constants import load_constants
 from activarium.store._derived import Captured
-from activarium.store._folder import named, read_folder
-from activarium.store._format import MANIFEST, AttentionEntry, Manifest, digest, inside, space_folder, torch_dtype
-from activarium.store._journal import Journal
+from activarium.store._folder import named, read_folder, row_tables
+from activarium.store._format import MANIFEST, AttentionEntry, Manifest, digest, inside, torch_dtype
 from activarium.store._shard import Slice, check_size, empty, raw_rows
 from activarium.store._tables import lazy_rows
 from activarium.store._verify import Verified, verify_folder
@@ -70,7 +69,7 @@ class Store(Captured):
                 check_size(path / name, file.bytes)
         sites, journal = self.manifest.sites, self._journal
         found = {s.rows for s in sites.values()} | {s for c in journal.commits for s in c.rows}
-        rows = {space: lazy_rows(_tables(path, journal, space)) for space in sorted(found)}
+        rows = {space: lazy_rows(row_tables(path, journal, space)) for space in sorted(found)}
         constants = load_constants(path, journal)
         attention = {b: _spec(b, e, constants) for b, e in self.manifest.attention.items() if journal.commits}
         makers = {name: partial(self._make, name) for name in sites}
@@ -178,11 +177,6 @@ def open_store(path: str | Path, *, check: bool = True) -> Store:
         CorruptStore: Manifest, journal or a file's size are not what was written.
     """
     return Store(named(path), check=check)
-
-
-def _tables(path: Path, journal: Journal, space: str) -> list[tuple[Path, int, int]]:
-    names = [(f"rows/{space_folder(space)}/{c.shard:05d}.parquet", c) for c in journal.commits if space in c.rows]
-    return [(inside(path, name), c.files[name].bytes, c.rows[space]) for name, c in names]
 
 
 def _spec(block: str, entry: AttentionEntry, constants: dict[str, Tensor]) -> Any:
