@@ -2,12 +2,24 @@
 
 import json
 import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from activarium.workflows.capture import capture
-from activarium.workflows.cluster import Cluster
+import activarium as act
+from activarium import testing
+from activarium.errors import ClusterError, InputError, MissingExtra, NotFinite, StoreError
+from activarium.store import StoreWriter, open_store
+from activarium.workflows import cluster as cluster_module
+from activarium.workflows.capture import capture, plan
+from activarium.workflows.cluster import Cluster, cluster_of
 
 from ..store.fake_model import FakeModel, texts
 
@@ -54,3 +66,296 @@ def test_the_same_files_as_one_process(ray, tmp_path, alone):
     assert files(store) == alone
     assert store.verify().leftovers == ()
     assert not (tmp_path / "s.acts" / "incoming").exists()
+
+
+@slow
+def test_a_real_model_travels(ray, tmp_path):
+    """Weights, tokenizer and certificate reach the workers; text and labels are those of one process."""
+    model = act.wrap(*testing.tiny("llama"), name="tiny")
+    data = {"text": ["the cat sat", "a dog", "the dog ran home", "a cat", "the cat ran"] * 3, "label": [0, 1, 2, 3, 4] * 3}
+    options = {"batch_tokens": 8, "shard_bytes": 4000, "progress": False, "dtype": "bfloat16"}
+    one = capture(model, data, ["blocks.*.mlp.post", "logits"], tmp_path / "one.acts", **options)
+    two = capture(model, data, ["blocks.*.mlp.post", "logits"], tmp_path / "two.acts", on=TWO, **options)
+    assert len(one._journal.commits) > 3
+    assert files(one) == files(two)
+    assert set(two.rows[""]["label"]) == {0, 1, 2, 3, 4}
+    assert "cat" in two.rows[""]["text"]
+
+
+class Mortal(FakeModel):
+    """Dies without a word, as a killed process does, when it meets one example; the first time only, if it can write that down."""
+
+    def __init__(self, marker, *, example=17):
+        super().__init__(slow=0.02)
+        self.marker, self.example = marker, example
+
+    def run(self, inputs, read):
+        if self.example in inputs.numbers and not (self.marker and Path(self.marker).exists()):
+            if self.marker:
+                Path(self.marker).write_text("died here")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(inputs, read)
+
+
+@slow
+def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_doubled(ray, tmp_path, alone):
+    marker = tmp_path / "died"
+    store = capture(Mortal(str(marker)), texts(80), SITES, tmp_path / "s.acts", on=TWO, **OPTIONS)
+    assert marker.exists()
+    assert files(store) == alone
+    assert store.verify().leftovers == ()
+
+
+@slow
+def test_work_that_kills_every_worker_is_given_up_and_the_rest_can_go_on(ray, tmp_path, alone):
+    with pytest.raises(
+        ClusterError, match=r"A worker died 2 times over the same work, .* Give workers more memory or smaller batches, and run"
+    ):
+        capture(Mortal(None), texts(80), SITES, tmp_path / "s.acts", on=Cluster(workers=2, threads=1, retries=1), **OPTIONS)
+    if (tmp_path / "s.acts" / "manifest.act.json").exists():
+        open_store(tmp_path / "s.acts").verify()
+    assert files(capture(FakeModel(), texts(80), SITES, tmp_path / "s.acts", **OPTIONS)) == alone
+
+
+@slow
+def test_an_error_in_a_worker_keeps_its_words_and_what_came_before(ray, tmp_path, alone):
+    spoilt = FakeModel(spoil=("pooled", 17, float("inf")))
+    with pytest.raises(NotFinite, match=r"pooled holds infinity in example 17 "):
+        capture(spoilt, texts(80), SITES, tmp_path / "s.acts", on=TWO, **OPTIONS)
+    assert not (tmp_path / "s.acts" / "writer.lock").exists()
+    store = capture(FakeModel(), texts(80), SITES, tmp_path / "s.acts", on=TWO, **OPTIONS)
+    assert files(store) == alone
+    assert store.verify().leftovers == ()
+
+
+DRIVER = """
+import sys
+from tests.workflows.test_cluster import FakeModel, OPTIONS, SITES, TWO, capture, texts
+capture(FakeModel(slow=0.3), texts(80), SITES, sys.argv[1], on=TWO, **OPTIONS)
+print("finished", flush=True)
+"""
+
+
+@slow
+@pytest.mark.parametrize("then", [None, "ray"])
+def test_a_killed_driver_goes_on(ray, tmp_path, alone, then):
+    path = tmp_path / "s.acts"
+    journal = path / "journal.jsonl"
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    process = subprocess.Popen([sys.executable, "-c", DRIVER, str(path)], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 2) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert "finished" not in process.communicate()[0]
+    held = open_store(path)
+    held.verify()
+    assert 0 < held.examples < 80
+    store = capture(FakeModel(), texts(80), SITES, path, on=then and TWO, **OPTIONS)
+    assert files(store) == alone
+
+
+@slow
+def test_two_drivers_on_one_store(ray, tmp_path):
+    writer = StoreWriter(tmp_path / "s.acts", plan(FakeModel(), texts(80), "pooled").draft({}, {}))
+    with pytest.raises(StoreError, match=rf"s.acts is being written by process {os.getpid()} on .* Wait for it to end"):
+        capture(FakeModel(), texts(80), "pooled", tmp_path / "s.acts", on=TWO, **OPTIONS)
+    writer.abort()
+
+
+@slow
+def test_a_folder_that_workers_do_not_see(ray, tmp_path, monkeypatch):
+    worker = StoreWriter.worker
+
+    def elsewhere(self):
+        made = worker(self)
+        made._folder = tmp_path / "elsewhere" / "s.acts"
+        return made
+
+    monkeypatch.setattr(StoreWriter, "worker", elsewhere)
+    with pytest.raises(StoreError, match=r"elsewhere/s.acts is not there for the worker on .*: capture into a folder that every machine"):
+        capture(FakeModel(), texts(8), "pooled", tmp_path / "s.acts", on=TWO, **OPTIONS)
+
+
+def tired(model, item):
+    time.sleep(0.3 if item == 0 else 0.01)
+    return item, os.getpid()
+
+
+def asleep(model, item):
+    return model.name, torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+
+
+@slow
+def test_a_pool_keeps_the_order_and_draws_items_as_it_goes(ray):
+    drawn = []
+
+    def items():
+        for i in range(12):
+            drawn.append(i)
+            yield i
+
+    with TWO.pool({"model": "anything"}) as pool:
+        found = []
+        for answer, process in pool.map(tired, items()):
+            found.append((answer, process))
+            assert len(drawn) <= 12
+        assert [answer for answer, _ in found] == list(range(12))
+        assert len({process for _, process in found}) == 2
+        assert os.getpid() not in {process for _, process in found}
+        drawn.clear()
+        first = next(iter(pool.map(tired, items())))
+        assert (first[0] == 0 and len(drawn) < 12) or drawn == list(range(12))
+        assert list(pool.map(tired, [])) == []
+
+
+@slow
+def test_workers_compute_on_as_many_threads_as_asked(ray):
+    class Named:
+        name = "named"
+
+    with Cluster(workers=1, threads=2).pool(Named()) as pool:
+        assert next(pool.map(asleep, [0]))[:2] == ("named", 2)
+
+
+def enter(cluster, model):
+    with cluster.pool(model):
+        pass
+
+
+@slow
+def test_what_does_not_fit_on_the_cluster(ray, monkeypatch):
+    too_many = Cluster(workers=3, threads=1)
+    words = r"3 worker\(s\) of 1 thread\(s\) .* do not fit on a cluster of 2 processors and 0 cards. Lower workers="
+    with pytest.raises(ClusterError, match=words):
+        enter(too_many, FakeModel())
+    with pytest.raises(ClusterError, match=r"This lock cannot travel to another process .*. Use a model made by act.load or act.wrap"):
+        enter(TWO, threading.Lock())
+    monkeypatch.setattr(cluster_module, "versions", lambda: {"torch": "0.0.1"})
+    with pytest.raises(ClusterError, match=r"A worker runs torch .* \(here 0.0.1\): its numbers could differ. Install the same versions"):
+        enter(TWO, FakeModel())
+
+
+# ------------------------------------------------------------------------------------------------ addresses
+
+
+@slow
+def test_two_nodes_by_address(tmp_path, alone):
+    """Two raylets, joined by address; workers on both, and the same files."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'activarium[cluster]'")
+    code = NODES.format(root=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "s.acts")], capture_output=True, text=True, timeout=150, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout.split("nodes used: ")[1].split()[0]) == 2
+    assert files(open_store(tmp_path / "s.acts")) == alone
+
+
+NODES = """
+import os, sys
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["PYTHONPATH"] = os.pathsep.join([{root!r}, {root!r} + "/toolkit"])
+sys.path[:0] = [{root!r}, {root!r} + "/toolkit"]
+from ray.cluster_utils import Cluster as Nodes
+nodes = Nodes(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
+nodes.add_node(num_cpus=1)
+from tests.workflows.test_cluster import Cluster, FakeModel, OPTIONS, SITES, capture, texts, whereabouts
+capture(FakeModel(slow=0.02), texts(80), SITES, sys.argv[1], on=nodes.address, **(OPTIONS | {{"progress": True}}))
+with Cluster(nodes.address, workers=2, threads=1).pool(None) as pool:
+    print("nodes used:", len(set(pool.map(whereabouts, range(8)))), flush=True)
+nodes.shutdown()
+"""
+
+
+def whereabouts(model, item):
+    import ray
+
+    time.sleep(0.2)
+    return ray.get_runtime_context().get_node_id()
+
+
+@pytest.fixture
+def silent():
+    """Something that listens and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(8)
+        yield server.getsockname()[1]
+
+
+def refused(on, words, most):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'activarium[cluster]'")
+    code = f"from activarium.workflows.cluster import cluster_of\nwith cluster_of({on!r}).pool(None): pass"
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=90,
+        env=os.environ | {"PYTHONPATH": str(Path(ROOT) / "toolkit")},
+    )
+    assert time.monotonic() - started < most
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and words in last, last
+
+
+@slow
+def test_an_address_where_nobody_listens():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    refused(
+        f"127.0.0.1:{port}",
+        f"ClusterError: No Ray cluster answers at 127.0.0.1:{port} ([Errno 111] Connection refused). Start one with 'ray start --head'",
+        40,
+    )
+
+
+@slow
+def test_an_address_that_stays_silent(silent):
+    refused(f"127.0.0.1:{silent}", f"No Ray cluster answers at 127.0.0.1:{silent} (something listens there, but it is no", 60)
+
+
+def test_no_cluster_on_this_machine(monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'activarium[cluster]'")
+
+    def nothing(**_):
+        raise ConnectionError("Could not find any running Ray instance.\nPlease start one.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", nothing)
+    words = r"No Ray cluster answers at auto \(Could not find any running Ray instance.\). Start one with 'ray start --head' .* on='ray'"
+    with pytest.raises(ClusterError, match=words):
+        enter(Cluster("auto"), None)
+
+
+def test_addresses_that_are_none():
+    for on in ("dask", "", "rays"):
+        with pytest.raises(InputError, match=rf"on='{on}' names no cluster. Choose 'ray' for this machine"):
+            cluster_of(on)
+    assert cluster_of("ray") == Cluster()
+    assert cluster_of("10.0.0.5:6379") == Cluster(address="10.0.0.5:6379")
+    assert cluster_of(TWO) is TWO
+    for address in ("ray://host", "host:port", ":1"):
+        with pytest.raises(InputError, match=r"is no address of a cluster; wanted host:port as in"):
+            cluster_module._answers(address)
+
+
+def test_memory_and_clusters_do_not_go_together():
+    with pytest.raises(InputError, match=r"on= and append= need a folder: pass to='name.acts', on a disk that every worker sees"):
+        capture(FakeModel(), texts(4), "pooled", on="ray", progress=False)
+
+
+def test_without_ray(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match=r"needs Ray, which is not installed here. pip install 'activarium\[cluster\]'"):
+        capture(FakeModel(), texts(4), "pooled", tmp_path / "s.acts", on="ray", progress=False)
+
+
+def test_rays_client_is_a_package_of_its_own(monkeypatch):
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(MissingExtra, match=r"Addresses that begin with ray:// need Ray's client. pip install 'ray\[client\]'"):
+        cluster_module._needs_client()

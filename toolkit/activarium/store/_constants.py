@@ -12,6 +12,7 @@ from torch import Tensor
 from activarium.errors import StoreError
 from activarium.store._format import AttentionEntry
 from activarium.store._journal import Journal
+from activarium.store._remote import remote_tensor
 from activarium.store._shard import read_tensor
 
 
@@ -93,7 +94,8 @@ def load_constants(folder: Path, journal: Journal) -> dict[str, Tensor]:
         for name, kept_as in commit.constants.items():
             file = constants_file(commit.shard)
             found[name] = (folder / file, commit.files[file].bytes, kept_as)
-    return {name: read_tensor(*where).clone() for name, where in found.items()}
+    read = read_tensor if isinstance(folder, Path) else remote_tensor
+    return {name: read(*where).clone() for name, where in found.items()}
 
 
 def constants_file(shard: int) -> str:

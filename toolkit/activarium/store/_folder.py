@@ -18,6 +18,10 @@ def named(path: str | Path) -> Path:
     Raises:
         StoreError: The name ends otherwise.
     """
+    if "://" in str(path):
+        raise StoreError(
+            f"{str(path)!r} is an address; a store is written into a folder. Write it here, copy it there, and act.open reads it."
+        )
     path = Path(path).expanduser()
     if path.suffix != SUFFIX:
         raise StoreError(
@@ -57,6 +61,26 @@ def read_folder(folder: Path) -> tuple[Manifest, Journal]:
         for name in commit.files:
             inside(folder, name)
     return manifest, journal
+
+
+def plausible(folder: Path, manifest: Manifest, journal: Journal) -> None:
+    """Do the shards have room for the rows that are claimed? Asked before anybody makes room for them.
+
+    Raises:
+        CorruptStore: A shard is smaller than its rows.
+    """
+    row_bytes: dict[str, int] = {}
+    for site in manifest.sites.values():
+        row_bytes[site.rows] = row_bytes.get(site.rows, 0) + site.row_bytes
+    for commit in journal.commits:
+        file = commit.files.get(f"shards/{commit.shard:05d}.safetensors")
+        rows = {space: commit.rows.get(space, -1) for space in row_bytes}
+        claimed = sum(rows[s] * row_bytes[s] for s in rows)
+        if file is None or min(rows.values(), default=0) < 0 or claimed > file.bytes:
+            have = f"{file.bytes:,} bytes" if file else "no file"
+            raise CorruptStore(
+                f"{folder} claims {rows} rows in shard {commit.shard}, which take {claimed:,} bytes; the shard has {have}. Do not trust this store."
+            )
 
 
 def row_tables(folder: Path, journal: Journal, space: str) -> list[tuple[Path, int, int]]:

@@ -95,8 +95,8 @@ class Pool:
         options = {"num_cpus": threads, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": cluster.retries}
         self._retries = cluster.retries
         kind = ray.remote(_Worker).options(**options)
-        packed = _packed(model)
-        self._actors = _started([kind.remote(packed, threads) for _ in range(count)], threads)
+        self._model = _packed(model)  # held for as long as a worker may have to be started again
+        self._actors = _started([kind.remote(self._model, threads) for _ in range(count)], threads)
         self.workers = len(self._actors)
 
     def map(self, function: Callable[[Any, Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
