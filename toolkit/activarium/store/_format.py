@@ -145,8 +145,9 @@ def same_capture(wanted: Manifest, found: Manifest, where: Path) -> None:
     """
     for thing, want, have in _identity(wanted, found):
         if want != have:
+            append = ", or pass append=True to add these data" if thing in ("data hash", "batch plan") else ""
             raise OtherModel(
-                f"{where} was captured with {thing} {_short(have)}; this capture has {_short(want)}. Choose another folder, or use the same {thing}."
+                f"{where} was captured with {thing} {_short(have)}; this capture has {_short(want)}. Choose another folder, or use the same {thing}{append}."
             )
 
 

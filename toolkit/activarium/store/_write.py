@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -153,13 +153,9 @@ class StoreWriter:
     def _begin(self) -> None:
         self.manifest = self._cutter.manifest
         with explained(self.path, "begin"):
-            if self._exists:
-                for name in self._left:
-                    (self.path / name).unlink(missing_ok=True)
-            else:
-                write_synced(self.path / f"{MANIFEST}.part", [self.manifest.dump()])
-                (self.path / f"{MANIFEST}.part").replace(self.path / MANIFEST)
-                sync_folder(self.path)
+            discard(self.path, self._left)
+            if not self._exists:
+                self._place({MANIFEST: (f"{MANIFEST}.part", write_synced(self.path / f"{MANIFEST}.part", [self.manifest.dump()]))})
             manifest = digest((self.path / MANIFEST).read_bytes())
             entry = Session(session=self._session, manifest=manifest, versions=self._versions, started=_now())
             self._append(entry.model_copy(update={"appended": self._data.entry}))
@@ -190,10 +186,10 @@ class StoreWriter:
                 if constants:
                     side = {constants_file(number): lambda p: write_shard(p, {n: [t] for n, t in constants.items()})}
                     files |= written(self.path, side, self._temporary)
-                placed = self._place(files)
             except OSError:
                 discard(self.path, [there for there, _ in files.values()])
                 raise
+            placed = self._place(files)
             entry = {"shard": number, "session": self._session, "span": shard.span, "rows": dict(shard.rows)}
             self._append(Commit(**entry, files=placed, constants=names))
         self._cutter.constants.kept()
@@ -209,7 +205,7 @@ class StoreWriter:
             for folder in {(self.path / n).parent for n in final}:
                 sync_folder(folder)
         except OSError:
-            discard(self.path, final)
+            discard(self.path, [*final, *(there for there, _ in final.values())])
             raise
         return {name: file for name, (_, file) in final.items()}
 
@@ -243,8 +239,7 @@ class StoreWriter:
     def abort(self) -> None:
         """Let go of the lock; what is not committed is not in the store."""
         self._cutter.rest()
-        with suppress(OSError):  # a worker may still be writing there: the next writer removes it
-            (self.path / INCOMING).rmdir()
+        shutil.rmtree(self.path / INCOMING, ignore_errors=True)  # what workers wrote and nobody took in
         self._lock.release()
 
     def __enter__(self) -> Self:
