@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -123,7 +124,7 @@ def test_an_error_in_a_worker_keeps_its_words_and_what_came_before(ray, tmp_path
     with pytest.raises(NotFinite, match=r"pooled holds infinity in example 17 "):
         capture(spoilt, texts(80), SITES, tmp_path / "s.acts", on=TWO, **OPTIONS)
     assert not (tmp_path / "s.acts" / "writer.lock").exists()
-    store = capture(FakeModel(), texts(80), SITES, tmp_path / "s.acts", on=TWO, **OPTIONS)
+    store = capture(FakeModel(), texts(80), SITES, tmp_path / "s.acts", **OPTIONS)
     assert files(store) == alone
     assert store.verify().leftovers == ()
 
@@ -137,22 +138,27 @@ print("finished", flush=True)
 
 
 @slow
-@pytest.mark.parametrize("then", [None, "ray"])
-def test_a_killed_driver_goes_on(ray, tmp_path, alone, then):
+def test_a_killed_driver_goes_on(ray, tmp_path, alone):
+    """On the cluster or in one process, whichever is there next."""
     path = tmp_path / "s.acts"
     journal = path / "journal.jsonl"
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    process = subprocess.Popen([sys.executable, "-c", DRIVER, str(path)], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
-    deadline = time.monotonic() + 60
-    while not (journal.exists() and journal.read_bytes().count(b"\n") > 2) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    assert "finished" not in process.communicate()[0]
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(path)], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    ) as process:
+        deadline = time.monotonic() + 90
+        while not (journal.exists() and journal.read_bytes().count(b"\n") > 2) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        assert "finished" not in process.communicate()[0]
     held = open_store(path)
     held.verify()
     assert 0 < held.examples < 80
-    store = capture(FakeModel(), texts(80), SITES, path, on=then and TWO, **OPTIONS)
+    shutil.copytree(path, tmp_path / "copy.acts")
+    assert files(capture(FakeModel(), texts(80), SITES, tmp_path / "copy.acts", **OPTIONS)) == alone
+    store = capture(FakeModel(), texts(80), SITES, path, on=TWO, **OPTIONS)
     assert files(store) == alone
+    assert store.verify().leftovers == ()
 
 
 @slow
@@ -239,17 +245,18 @@ def test_what_does_not_fit_on_the_cluster(ray, monkeypatch):
 # ------------------------------------------------------------------------------------------------ addresses
 
 
-@slow
-def test_two_nodes_by_address(tmp_path, alone):
-    """Two raylets, joined by address; workers on both, and the same files."""
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'activarium[cluster]'")
-    code = NODES.format(root=ROOT)
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "s.acts")], capture_output=True, text=True, timeout=150, cwd=ROOT, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout.split("nodes used: ")[1].split()[0]) == 2
-    assert files(open_store(tmp_path / "s.acts")) == alone
+class Located(FakeModel):
+    """Leaves a mark for the node that it ran on."""
+
+    def __init__(self, marks):
+        super().__init__(slow=0.1)
+        self.marks = marks
+
+    def run(self, inputs, read):
+        import ray
+
+        Path(self.marks, ray.get_runtime_context().get_node_id()).touch()
+        return super().run(inputs, read)
 
 
 NODES = """
@@ -260,19 +267,24 @@ sys.path[:0] = [{root!r}, {root!r} + "/toolkit"]
 from ray.cluster_utils import Cluster as Nodes
 nodes = Nodes(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
 nodes.add_node(num_cpus=1)
-from tests.workflows.test_cluster import Cluster, FakeModel, OPTIONS, SITES, capture, texts, whereabouts
-capture(FakeModel(slow=0.02), texts(80), SITES, sys.argv[1], on=nodes.address, **(OPTIONS | {{"progress": True}}))
-with Cluster(nodes.address, workers=2, threads=1).pool(None) as pool:
-    print("nodes used:", len(set(pool.map(whereabouts, range(8)))), flush=True)
+from tests.workflows.test_cluster import Located, OPTIONS, SITES, capture, texts
+capture(Located(sys.argv[2]), texts(80), SITES, sys.argv[1], on=nodes.address, **(OPTIONS | {{"progress": True}}))
 nodes.shutdown()
 """
 
 
-def whereabouts(model, item):
-    import ray
-
-    time.sleep(0.2)
-    return ray.get_runtime_context().get_node_id()
+@slow
+def test_two_nodes_by_address(tmp_path, alone):
+    """Two raylets, joined by address: both take part, progress is shown, and the files are those of one process."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'activarium[cluster]'")
+    (tmp_path / "marks").mkdir()
+    command = [sys.executable, "-c", NODES.format(root=ROOT), str(tmp_path / "s.acts"), str(tmp_path / "marks")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((tmp_path / "marks").iterdir())) == 2
+    assert "80/80" in done.stdout and "rows/s" in done.stdout
+    assert files(open_store(tmp_path / "s.acts")) == alone
 
 
 @pytest.fixture
