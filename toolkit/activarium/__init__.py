@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from activarium.workflows.atlas import atlas as atlas
     from activarium.workflows.capture import capture as capture
     from activarium.workflows.capture import plan as plan
+    from activarium.workflows.cluster import Cluster as Cluster
     from activarium.workflows.survey import survey as survey
 
 # Public name → where it lives. A place without a colon is a room: `act.edits.Add`.
 _NAMES = {
     "Activations": "activarium.activations:Activations",
+    "Cluster": "activarium.workflows.cluster:Cluster",
     "Recording": "activarium.activations:Recording",
     "Survey": "activarium.summaries:Survey",
     "analyses": "activarium.analyses",

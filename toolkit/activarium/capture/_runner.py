@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,10 @@ class TorchRunner:
         self._modules = dict(model.named_modules())
         self._paths = {id(m): p for p, m in self._modules.items()}
         self._attention = self._attention_names()
+
+    def __reduce__(self) -> Any:
+        """For a worker's process: weights, tokenizer and certificate travel; locks, hooks and caches are made anew."""
+        return _arrived, (self.name, self.torch_module, self._encoder, self.anatomy, self.certificate)
 
     # --- what it is
 
@@ -169,7 +174,9 @@ class TorchRunner:
         Raises:
             InputError: Empty, too long, out of range, or of the wrong size or mode; the message says which and what to do.
         """
-        return data if isinstance(data, Inputs) else self._encoder.encode(data, bos)
+        if isinstance(data, Inputs):  # those that came from another process left their decoder behind
+            return replace(data, words=self._encoder.words) if data.words is str else data
+        return self._encoder.encode(data, bos)
 
     def run(
         self,
@@ -336,6 +343,12 @@ class TorchRunner:
     def __repr__(self) -> str:
         stacks = ", ".join(f"{len(s.blocks)} blocks{' of ' + n if n else ''}" for n, s in self.anatomy.stacks.items())
         return f"TorchRunner({self.name!r}: {type(self.torch_module).__name__}, {stacks or 'no blocks recognised'}, {self.certificate.verdict})"
+
+
+def _arrived(name: str, model: Any, encoder: Encoder, anatomy: Anatomy, certificate: Certificate) -> TorchRunner:
+    runner = TorchRunner(name, model, encoder, anatomy)
+    runner.certificate = certificate
+    return runner
 
 
 def weight_hash(model: nn.Module) -> str:

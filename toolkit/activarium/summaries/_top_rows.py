@@ -64,7 +64,8 @@ class TopRows(Summary):
 
     def _reaching(self, values: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
         if not values.shape[1]:
-            return (values.new_empty(0, dtype=torch.int64),) * 2
+            nothing = values.new_empty(0, dtype=torch.int64)
+            return nothing, nothing
         found, step = [], max(1, CELLS // values.shape[1])
         for start in range(0, len(values), step):
             reached = self._score(values[start : start + step]) >= least

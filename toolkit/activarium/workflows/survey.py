@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from activarium import _recorded
 from activarium.activations import Activations, Recording, matching
 from activarium.errors import AxisError, CapacityError, InputError, UnknownSite, unknown
 from activarium.rows import Rows
+from activarium.store import Store
 from activarium.summaries import Summary, Survey
 from activarium.workflows.batch_plan import BATCH_TOKENS
 from activarium.workflows.capture_plan import CapturePlan, free_memory, make_plan
+from activarium.workflows.cluster import Cluster, cluster_of
 from activarium.workflows.progress import progress_bar, say
+from activarium.workflows.survey_parts import part_count, survey_batches, survey_model_on, survey_parts, survey_store_on
 
 
 def survey(
@@ -25,6 +27,7 @@ def survey(
     *,
     exclude: Sequence[str] = (),
     batch_tokens: int = BATCH_TOKENS,
+    on: str | Cluster | None = None,
     progress: bool = True,
 ) -> Survey:
     """What do these sites hold, in one pass and without keeping them?
@@ -39,6 +42,8 @@ def survey(
         data: For a model: texts, tokens, images, or what `model.inputs` made of them.
         exclude: Row kinds that are left out (`bos special cls register …`). Pads are never rows.
         batch_tokens: For a model: most rows that run together, padding included.
+        on: `"ray"` to spread the work over processes of this machine, the address of a Ray cluster, or an `act.Cluster`. A
+            store must lie on a disk that every worker sees.
         progress: Show a progress bar.
 
     Returns:
@@ -49,6 +54,7 @@ def survey(
         AxisError: A site without rows, such as an attention pattern.
         NotFinite: NaN or infinity where a summary needs numbers.
         CapacityError: The states would not fit in memory.
+        ClusterError: No cluster answers at the address given, or a worker was lost too often.
         InputError: A model without data, or data without a model.
 
     Example:
@@ -62,7 +68,7 @@ def survey(
     if isinstance(source, Recording):
         if data is not None:
             raise InputError("A recording is surveyed as it is; found data beside it. Pass a model to run over data.")
-        return _survey_recording(source, summaries, exclude, progress)
+        return _survey_recording(source, summaries, exclude, None if on is None else cluster_of(on), progress)
     if data is None:
         raise InputError("A model needs data to run over: act.survey(model, {…}, data).")
     inputs = data if hasattr(data, "lengths") and hasattr(data, "select") else source.inputs(data)
@@ -72,50 +78,16 @@ def survey(
     started = _started(source, inputs, made, wanted, exclude)
     _check_room(started, made)
     say(progress, f"survey: {made.examples:,} examples in {len(made.batches):,} batches, {len(made.entries)} sites, nothing is kept")
+    batches = [b.members for b in made.batches]
     with progress_bar(progress, "surveying", made.examples) as advance:
-        survey_batches(source, inputs, started, [b.members for b in made.batches], advance)
+        if on is None:
+            survey_batches(source, inputs, started, batches, advance)
+        else:
+            survey_model_on(cluster_of(on), source, inputs, started, batches, advance)
     return _finished(started, lambda space, examples: _live_rows(inputs, space, examples))
 
 
 # --- a model
-
-
-def survey_batches(model: Any, inputs: Any, into: Survey, batches: Sequence[Sequence[int]], advance: Any = lambda *_: None) -> Survey:
-    """Run these batches, one after the other, and take in what they hold."""
-    for members in batches:
-        advance(len(members), *_survey_batch(model, inputs.select(list(members)), into))
-    return into
-
-
-def _survey_batch(model: Any, chosen: Any, into: Survey) -> tuple[int, int]:
-    """One forward; rows and bytes that were seen."""
-    exclude, rows, size = into.provenance["exclude"], 0, 0
-    taken: set[str] = set()
-    # What is computed from other sites needs their values after the forward.
-    stub = not any(getattr(model.sites[site], "kind", "") == "derived" for site in into)
-
-    def take(site: str, values: Activations) -> None:
-        nonlocal rows, size
-        wanted, found = tuple(model.sites[site].shape), tuple(values.shape[1:])
-        if found != wanted:
-            raise InputError(
-                f"{site} came with rows of shape {found}; wanted {wanted}. Leave this site out: what depends on the batch cannot be surveyed."
-            )
-        rows, size = max(rows, len(values)), size + values.nbytes
-        taken.add(site)
-        into.update(site, without(values, exclude))
-
-    def keep(name: str, value: Tensor) -> Tensor:
-        # Summed up the moment it is read: no more than one site of one batch is in memory beside the forward.
-        if name in into and name not in taken:
-            take(name, model.kept(chosen, name, value.detach()))
-        return value[:0] if stub else value
-
-    recorded = model.run(chosen, read=list(into), **({"keep": keep} if hasattr(model, "kept") else {}))
-    for site in into:
-        if site not in taken:  # computed after the forward, or a run with edits, which gives no early look
-            take(site, recorded[site])
-    return rows, size
 
 
 def _started(model: Any, inputs: Any, plan: CapturePlan, wanted: Mapping[str, Sequence[Summary]], exclude: Sequence[str]) -> Survey:
@@ -143,7 +115,11 @@ def _live_rows(inputs: Any, space: str, examples: Sequence[int]) -> Rows | None:
 # --- a recording
 
 
-def _survey_recording(source: Recording, summaries: Mapping[str, Sequence[Summary]], exclude: Sequence[str], progress: bool) -> Survey:
+def _survey_recording(
+    source: Recording, summaries: Mapping[str, Sequence[Summary]], exclude: Sequence[str], cluster: Cluster | None, progress: bool
+) -> Survey:
+    if cluster is not None and not isinstance(source, Store):
+        raise InputError("This recording is in the memory of this process. on= needs a model with data, or a store on a shared disk.")
     wanted = _expanded(summaries, lambda name: _selected(source, name))
     sites = {name: source[name] for name in wanted}
     _check_axes({name: " ".join(a.axes) for name, a in sites.items()})
@@ -152,22 +128,12 @@ def _survey_recording(source: Recording, summaries: Mapping[str, Sequence[Summar
     spaces = {held[name]: a.space or _space_of(source, a) for name, a in sites.items()}
     made = Survey(_merged(wanted, held), {**origin, "exclude": list(exclude), "spaces": spaces})
     made._aliases = {name: site for name, site in held.items() if name != site}
-    with progress_bar(progress, "surveying", len(made), "sites") as advance:
-        for site in made:
-            values = source[site]
-            for piece in _pieces(values):
-                made.update(site, without(piece, exclude))
-            advance(1, len(values), values.nbytes)
+    with progress_bar(progress, "surveying", sum(part_count(source[site]) for site in made), "shards of sites") as advance:
+        if isinstance(source, Store) and cluster is not None:
+            survey_store_on(cluster, source, made, advance)
+        else:
+            survey_parts(source, made, None, advance)
     return _finished(made, lambda space, examples: _examples_of(source.rows[space], examples))
-
-
-def _pieces(values: Activations) -> Iterator[Activations]:
-    """Shard by shard, each with its rows."""
-    start = 0
-    for batch in values.batches():
-        index = None if values.index is None else values.index.take(slice(start, start + len(batch)))
-        yield Activations(batch, values.axes, site=values.site, index=index, space=values.space)
-        start += len(batch)
 
 
 def _selected(source: Recording, name: str) -> list[str]:
@@ -222,16 +188,6 @@ def _check_room(made: Survey, plan: CapturePlan) -> None:
         raise CapacityError(
             f"These states take {size:,} bytes; {free_memory():,} are free. Survey fewer sites, or leave out Gram and CoActivation on wide ones."
         )
-
-
-def without(values: Activations, exclude: Sequence[str]) -> Activations:
-    """The rows that are not of these kinds."""
-    if not exclude or values.index is None or "kind" not in values.index:
-        return values
-    keep = np.flatnonzero(~np.isin(values.index["kind"].astype(str), list(exclude)))
-    if len(keep) == len(values):
-        return values
-    return Activations(values.rows(keep), values.axes, site=values.site, index=values.index.take(keep), space=values.space)
 
 
 def _finished(made: Survey, rows_of: Any) -> Survey:
