@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from activarium.activations import Activations, Computed, Lazy, Recording
-from activarium.attention import repeat_heads, scores_and_pattern
+from activarium._parts import Computed
+from activarium.activations import Activations, Lazy, Recording
+from activarium.attention import attention_part, repeat_heads
 from activarium.capture._session import Session, as_rows
 from activarium.capture._sites import Site
 from activarium.errors import InputError
@@ -60,7 +61,7 @@ class Answers:
         spaces = dict.fromkeys([*self.session.batch.inputs.data, *(self._space(n) for n in sites)])
         tables = Lazy({s: partial(self.session.table, s) for s in spaces})
         recording = Recording(made, tables, self.provenance, aliases)
-        recording.attention = self.session.attention
+        recording.attention = self.session.seat.specs
         if metrics is not None:
             recording.metric = self._measure(made.get("logits"), metrics)
             if self.session.grad:
@@ -116,17 +117,16 @@ class Answers:
 
     def _attention(self, stem: str, leaf: str) -> Activations:
         q, k = (self.activations(f"{stem}.{n}_rot") for n in "qk")
-        spec, which = self.session.attention[stem], ("scores", "pattern").index(leaf)
-        dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        parts = []
-        for example in q.index.examples:  # type: ignore[union-attr]
-            a, b = q.index.span(example), k.index.span(example)  # type: ignore[union-attr]
-
-            def compute(a: slice = a, b: slice = b) -> Tensor:
-                return scores_and_pattern(q.tensor[a], k.tensor[b], spec)[which]
-
-            parts.append(Computed((q.shape[1], a.stop - a.start, b.stop - b.start), dtype, compute))
+        parts: Any = self.session.seat.edited[stem][leaf] if stem in self.session.seat.edited else self._recomputed(stem, leaf, q, k)
         return Activations(parts, "head query key", site=f"{stem}.{leaf}", index=q.index, space=q.space, provenance=self.provenance)
+
+    def _recomputed(self, stem: str, leaf: str, q: Activations, k: Activations) -> list[Computed]:
+        spec, parts = self.session.seat.specs[stem], []
+        for at, example in enumerate(q.index.examples):  # type: ignore[union-attr]
+            a, b = q.index.span(example), k.index.span(example)  # type: ignore[union-attr]
+            sizes = (q.shape[1], a.stop - a.start, b.stop - b.start)
+            parts.append(attention_part(leaf, lambda a=a: q.tensor[a], lambda b=b: k.tensor[b], sizes, spec, q.dtype, at))
+        return parts
 
     # --- scalars and their gradients
 
@@ -183,6 +183,7 @@ class _Provenance(Mapping[str, Any]):
             "model": lambda: model.identity,
             "inputs": session.batch.inputs.describe,
             "batch": lambda: {s: list(n) for s, n in session.batch.shape.items()},
+            "eager_blocks": lambda: list(session.seat.eager),
         }
 
     def __getitem__(self, name: str) -> Any:
