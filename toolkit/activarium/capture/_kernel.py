@@ -79,8 +79,8 @@ class Seat:
         return kernel(module, q, k, v, mask, **options)
 
     def _spans(self, name: str, keys: int) -> list[Span]:
-        spaces = (self.model.sites[f"{name}.{n}"].rows for n in ("q", "k"))
-        return self.session.batch.spans(*spaces, keys)
+        queries, stored = (self.model.sites[f"{name}.{n}"].rows for n in ("q", "k"))
+        return self.session.batch.spans(queries, stored, keys)
 
     # --- queries and keys
 
