@@ -47,7 +47,14 @@ class Answers:
 
     def __init__(self, model: TorchRunner, session: Session, output: Any) -> None:
         self.model, self.session, self.output = model, session, output
-        self.provenance = _Provenance(model, session)
+        self.provenance = Provenance(
+            {
+                "model": lambda: model.identity,
+                "inputs": session.batch.inputs.describe,
+                "batch": lambda: {s: list(n) for s, n in session.batch.shape.items()},
+                "eager_blocks": lambda: list(session.seat.eager),
+            }
+        )
 
     def recording(self, names: Sequence[str], metrics: Any) -> Recording:
         """Everything asked for, with logits where the forward reached them."""
@@ -175,16 +182,11 @@ class Answers:
         return Activations(parts, "head query key", site=name, index=z.index, space=z.space, provenance=self.provenance)
 
 
-class _Provenance(Mapping[str, Any]):
+class Provenance(Mapping[str, Any]):
     """Where a recording came from; hashes are computed only when somebody asks."""
 
-    def __init__(self, model: TorchRunner, session: Session) -> None:
-        self._fields: dict[str, Callable[[], Any]] = {
-            "model": lambda: model.identity,
-            "inputs": session.batch.inputs.describe,
-            "batch": lambda: {s: list(n) for s, n in session.batch.shape.items()},
-            "eager_blocks": lambda: list(session.seat.eager),
-        }
+    def __init__(self, fields: Mapping[str, Callable[[], Any]]) -> None:
+        self._fields = dict(fields)
 
     def __getitem__(self, name: str) -> Any:
         return self._fields[name]()

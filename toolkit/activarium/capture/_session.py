@@ -38,6 +38,7 @@ class Session:
     Attributes:
         raw: Site name → the tensor as the module made it (after edits), in the autograd graph if there is one.
         fired: How often each tap fired.
+        turns: How often each side of each module was passed.
         seat: What happens in the place of the attention kernels.
     """
 
@@ -61,7 +62,7 @@ class Session:
         self.raw: dict[str, Tensor] = {}
         self.fired: Counter[str] = Counter()
         self.seat = Seat(self, watch, edited_keys)
-        self._turns: Counter[tuple[str, str]] = Counter()
+        self.turns: Counter[tuple[str, str]] = Counter()
         self._taps: dict[tuple[str, str], list[_Tap]] = {}
         for edit in edits:
             self._plan_edit(edit)
@@ -174,8 +175,8 @@ class Session:
         return hook
 
     def _count(self, path: str, side: str) -> int:
-        turn = self._turns[path, side]
-        self._turns[path, side] += 1
+        turn = self.turns[path, side]
+        self.turns[path, side] += 1
         return turn
 
     def _handle(self, tap: _Tap, value: Tensor) -> Tensor:
