@@ -118,14 +118,17 @@ def scores_of(
     shared = q.shape[1] // k.shape[1]
     q = q[asking.start : asking.stop, chosen.start : chosen.stop].to(dtype)
     k = (k[:, chosen.start : chosen.stop] if shared == 1 else k[:, [h // shared for h in chosen]]).to(dtype)
-    scores = torch.einsum("qhd,khd->hqk", q, k) * spec.scaling
+    # In place where autograd allows it: a fresh tile costs more than the arithmetic on it.
+    scores = torch.einsum("qhd,khd->hqk", q, k).mul_(spec.scaling)
     if spec.softcap is not None:
         scores = torch.tanh(scores / spec.softcap) * spec.softcap
     if spec.bias is not None:
         scores = scores + spec.bias[chosen.start : chosen.stop, asking.start : asking.stop, : len(keys)].to(scores)
     scores = _masked(scores, spec, chosen, asking, example)
+    if not spec.causal:
+        return scores
     seen = visible(range(first + asking.start, first + asking.stop), keys, spec, scores.device)
-    return scores.masked_fill(~seen, -torch.inf)
+    return scores.masked_fill_(seen.logical_not_(), -torch.inf)
 
 
 def pattern_of(scores: Tensor, spec: AttentionSpec, heads: slice = slice(None)) -> Tensor:
