@@ -1,6 +1,7 @@
 """What is read while a model writes equals one clean forward over what it wrote."""
 
 import doctest
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -222,7 +223,7 @@ def test_patterns_of_the_final_text_come_in_tiles(family):
 @pytest.mark.parametrize("family", ["t5", pytest.param("t5_gated", marks=pytest.mark.slow)])
 def test_encoder_decoder(family):
     model = wrapped(family)
-    names = [n for n in everything(model) if not n.startswith("encoder.blocks.0")] + ["decoder.blocks.0.attn.scores"]
+    names = [*everything(model), "decoder.blocks.0.attn.scores"]
     made = model.generate({"encoder": PROMPTS}, max_new_tokens=5, read=names)
     law(model, made, names)
     assert made.recording.rows["encoder"]["phase"].tolist() == ["prompt"] * 12
@@ -235,6 +236,24 @@ def test_encoder_decoder(family):
     names = ["decoder.blocks.*.resid_post", "decoder.blocks.0.cross.pattern", "encoder.final_norm", "decoder.token_embed"]
     made = model.generate({"encoder": PROMPTS}, max_new_tokens=5, read=names, edits=edits)
     law(model, made, model.sites.select(names), edits)
+
+
+def test_decoder_texts_of_different_length_are_padded_on_the_left():
+    """Positions are relative, and keys that are pads stay unseen."""
+    model = wrapped("t5")
+    names = ["decoder.blocks.*.resid_post", "decoder.blocks.*.attn.pattern", "decoder.blocks.*.cross.pattern", "logits"]
+    made = model.generate({"encoder": PROMPTS, "decoder": [[0, 50, 51, 52], [0], [0, 53]]}, max_new_tokens=4, read=names)
+    law(model, made, model.sites.select(names))
+    assert made.recording.rows["decoder"]["phase"].tolist().count("prompt") == 7
+
+
+def test_greedy_ids_of_an_encoder_decoder_equal_those_of_the_untouched_model():
+    hf, tokenizer = testing.tiny("t5", num_decoder_layers=2)  # transformers itself needs stacks of one depth
+    ids = torch.tensor([[20, 21, 22], [30, 31, 32]])
+    theirs = hf.generate(ids, max_new_tokens=6, do_sample=False)[:, 1:]
+    made = act.wrap(hf, tokenizer, certify=False).generate({"encoder": ids.tolist()}, max_new_tokens=6, read="decoder.blocks.*.resid_post")
+    for ours, row in zip(made.ids, theirs, strict=True):
+        assert torch.equal(ours, row[: len(ours)])
 
 
 # --- what is refused, and what is left behind
@@ -262,6 +281,38 @@ def test_what_is_refused(llama):
     with pytest.raises(InputError, match="llama is in training mode"):
         llama.generate(PROMPTS)
     llama.torch_module.eval()
+
+
+def test_a_state_that_is_no_cache_of_keys_is_refused():
+    import transformers
+
+    small = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 3}
+    mamba = act.wrap(transformers.MambaForCausalLM(transformers.MambaConfig(**small)).eval(), name="mamba", certify=False)
+    with pytest.raises(InputError, match=r"mamba \(MambaForCausalLM\) keeps no keys and values of earlier tokens"):
+        mamba.generate(PROMPTS)
+
+
+def test_a_pattern_that_steps_cannot_tell_is_refused(llama):
+    """Attention in chunks: its mask is no causal window, and each step sees only its own row of it."""
+    import transformers
+
+    config = transformers.Llama4TextConfig(
+        vocab_size=100, hidden_size=32, intermediate_size=48, intermediate_size_mlp=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, attention_chunk_size=4, no_rope_layers=[1, 0], interleave_moe_layer_step=10, moe_layers=[],
+        max_position_embeddings=64, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = act.wrap(transformers.Llama4ForCausalLM(config).eval(), certify=False)
+    made = model.generate(PROMPTS, max_new_tokens=4, read=["blocks.*.attn.pattern", "blocks.*.attn.z"])
+    law(model, made, ["blocks.0.attn.z", "blocks.1.attn.z", "blocks.1.attn.pattern"])  # the other layer attends to everything
+    with pytest.raises(
+        InputError, match="blocks.0.attn.pattern cannot be put together from the steps: its mask is neither full, causal nor"
+    ):
+        made.recording["blocks.0.attn.pattern"]
+    pooled = wrapped("llama")
+    pooled.sites._sites["final_norm"] = replace(pooled.sites["final_norm"], rows="example")
+    with pytest.raises(InputError, match="has one value for an example, not one for each row"):
+        pooled.generate(PROMPTS, read="final_norm")
 
 
 def test_a_model_without_a_cache_is_refused(llama, monkeypatch):

@@ -123,8 +123,13 @@ class Answers:
         return Activations(part, "row head d_model", site=f"{stem}.head_out", index=z.index, space=z.space, provenance=self.provenance)
 
     def _attention(self, stem: str, leaf: str) -> Activations:
+        seat = self.session.seat
+        if stem in seat.partial and stem not in seat.edited:
+            raise InputError(
+                f"{stem} was given earlier keys from a cache, which were not read, so its {leaf} is not known. Read it without start=…."
+            )
         q, k = (self.activations(f"{stem}.{n}_rot") for n in "qk")
-        parts: Any = self.session.seat.edited[stem][leaf] if stem in self.session.seat.edited else self._recomputed(stem, leaf, q, k)
+        parts: Any = seat.edited[stem][leaf] if stem in seat.edited else self._recomputed(stem, leaf, q, k)
         return Activations(parts, "head query key", site=f"{stem}.{leaf}", index=q.index, space=q.space, provenance=self.provenance)
 
     def _recomputed(self, stem: str, leaf: str, q: Activations, k: Activations) -> list[Computed]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -103,6 +104,10 @@ def _space(model: TorchRunner, prompts: Inputs, more: int, beams: int) -> str:
     able = getattr(model.torch_module, "can_generate", None)
     if able is None or not able():
         raise InputError(f"{model.name} ({kind}) does not write text. Load a class that does (…ForCausalLM), or use run.")
+    if "past_key_values" not in inspect.signature(model.torch_module.forward).parameters:
+        raise InputError(
+            f"{model.name} ({kind}) keeps no keys and values of earlier tokens, which generate reads with. Use run on whole texts."
+        )
     if beams != 1:
         raise InputError(
             f"num_beams={beams}: several beams share and drop rows, so no row would belong to one text. Use num_beams=1, with do_sample and a seed for variety."

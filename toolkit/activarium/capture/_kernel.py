@@ -26,6 +26,7 @@ class Seat:
     Attributes:
         specs: `blocks.3.attn` → how its pattern follows from its queries and keys.
         edited: `blocks.3.attn` → `scores` and `pattern` after edits, one tensor `head query key` per example.
+        partial: Attention whose earlier keys came from a cache, so that its pattern does not follow from what was read.
         eager: Attention that was calculated here, because its scores or pattern are edited; all others kept their kernel.
         keys: Edited keys of earlier steps, where keys come from a cache that holds them unedited.
     """
@@ -34,6 +35,7 @@ class Seat:
         self.session, self.model, self._watch = session, session.model, watch
         self.specs: dict[str, AttentionSpec] = {}
         self.edited: dict[str, dict[str, list[Tensor]]] = {}
+        self.partial: set[str] = set()
         self.eager: list[str] = []
         self.keys = {} if keys is None else keys
         self.reads: set[str] = set()
@@ -70,6 +72,8 @@ class Seat:
         changing = self._changing(name)
         if changing or self._watch or {f"{name}.q_rot", f"{name}.k_rot"} & self.reads:
             spans = self._spans(name, k.shape[2])
+            if k.shape[2] != self.session.cells(self.model.sites[f"{name}.k"].rows)[1]:
+                self.partial.add(name)
             spec = describe(module, q, k, mask, options, self.model.eager, spans)
             self.specs[name] = replace(spec, edited=bool(changing))
             if changing:
@@ -133,7 +137,7 @@ class Seat:
         kept: dict[str, list[Tensor]] = {"scores": [], "pattern": []}
         for span, example in zip(spans, table.examples, strict=True):
             asking = table.take(table.span(example))
-            last = int(asking["position"][-1]) + 1 if own else span.sizes[1]
+            last = max(int(asking["position"][-1]) + 1 if own else 0, span.sizes[1])
             change = _Change(asking, np.arange(last - span.sizes[1], last), last)
             local = _cut(spec, span)
             scores = scores_of(q[span.row, :, span.queries].transpose(0, 1), k[span.row, :, span.keys].transpose(0, 1), local)

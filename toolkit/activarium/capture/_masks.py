@@ -52,7 +52,7 @@ def describe(
     spec = AttentionSpec(
         scaling=float(options["scaling"] if options.get("scaling") is not None else q.shape[-1] ** -0.5),
         causal=causal,
-        window=options.get("sliding_window"),
+        window=options.get("sliding_window") if causal else None,
         softcap=options.get("softcap"),
         bias=None if bias is None or not bool(bias.any()) else bias[0].detach(),
         sinks=options.get("s_aux"),

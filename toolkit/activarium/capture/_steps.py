@@ -123,6 +123,12 @@ class Steps:
 
     def next(self, ids: Tensor, real: Sequence[Tensor]) -> Step | None:
         """The step of a forward that is given these ids; None where no text goes on."""
+        step = self._next(ids, real)
+        if step is not None:
+            self._tables.append(step.rows[self.space])
+        return step
+
+    def _next(self, ids: Tensor, real: Sequence[Tensor]) -> Step | None:
         number, self._number = self._number, self._number + 1
         if number == 0:
             return self.before()
@@ -146,8 +152,6 @@ class Steps:
         assert isinstance(step, Step)
         for name in names:
             self._pieces.setdefault(name, []).append(answers.activations(name).tensor)
-        if not names or not all(n.startswith("encoder.") for n in names):
-            self._tables.append(step.rows[self.space])
         self._specs.append(dict(session.seat.specs))
         if session.seat.edited:
             self._edited.append((step, session.seat.edited))
