@@ -11,6 +11,7 @@ import activarium as act
 from activarium import testing
 from activarium.activations import Activations
 from activarium.capture._runner import TorchRunner
+from activarium.capture._steps import Steps
 from activarium.edits import Add, Scale, SkipBlock, Where, Zero
 from activarium.errors import InputError, SilentHook
 
@@ -370,11 +371,14 @@ def test_a_hook_that_is_silent_in_one_step_is_an_error(llama):
     assert clean(llama.torch_module)
 
 
-def test_memory_is_that_of_the_rows_and_not_of_every_cache(llama):
+def test_memory_is_that_of_the_rows_and_not_of_every_cache(llama, monkeypatch):
     """A view of a step's keys would keep that step's whole cache alive."""
+    seen, whole = [], Steps.recording
+    monkeypatch.setattr(Steps, "recording", lambda steps, *a: seen.append(steps) or whole(steps, *a))
     made = llama.generate([[5, 6, 7]], max_new_tokens=20, read="blocks.0.attn.k_rot")
-    rows = made.recording["blocks.0.attn.k_rot"].tensor
-    assert rows.shape[0] == 3 + len(made.ids[0]) and rows.untyped_storage().nbytes() == rows.numel() * 4
+    pieces = seen[0]._pieces["blocks.0.attn.k_rot"]
+    assert len(pieces) == 1 + len(made.ids[0]) > 10
+    assert all(piece.untyped_storage().nbytes() == piece.numel() * 4 for piece in pieces)
 
 
 def test_scribe_writes_and_is_read():
