@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from activarium.bench import Row, interleaved, ratio
+from activarium.bench._patterns import REFS, patterns
 from activarium.bench._timing import beyond, disk_speed, medians
 
 
@@ -35,3 +36,12 @@ def test_a_fixed_cost_is_a_difference_in_milliseconds() -> None:
 def test_disk_speed_leaves_nothing_behind(tmp_path: Path) -> None:
     assert disk_speed(tmp_path, 8 << 20) > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REFS.exists(), reason="only Linux can forget an earlier peak of memory")
+def test_reading_a_pattern_by_tiles_takes_the_memory_of_a_tile() -> None:
+    (row,) = patterns(3072)
+    assert row.value < 0.25
+    assert "3072 tokens" in row.what
+    assert "MiB tiles" in row.note

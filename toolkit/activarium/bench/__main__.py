@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from activarium.bench._patterns import patterns
 from activarium.bench._rows import GPT2_SMALL, SMALLER, fixed_cost, import_time, in_memory, scribe, to_disk
 from activarium.bench._timing import Row
 
@@ -37,6 +38,7 @@ def main(words: Sequence[str] | None = None) -> None:
         lambda: in_memory(large, batch, rounds, name, "≤ 1.03"),
         lambda: to_disk(bundled, (32, 32), 8, rounds, "scribe's shape"),
         lambda: to_disk(large, half, asked.batches, min(rounds, 2), name, ("≤ 1.30 where the disk allows", "≥ 2")),
+        lambda: patterns(1024 if asked.small else 8192),
     ]
     if asked.threads:
         _threads(asked.threads)

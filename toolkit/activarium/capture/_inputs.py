@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from activarium.capture._masks import Span
 from activarium.errors import InputError
 from activarium.rows import Rows
 
@@ -169,6 +170,12 @@ class Batch:
         # Without padding no mask is passed: the models then take their fastest exact kernel.
         if space.mask and not whole:
             self.arguments[space.mask] = mask
+
+    def spans(self, queries: str, keys: str, width: int) -> list[Span]:
+        """Where the real rows of two row spaces lie in a kernel call with this many keys; more keys than rows come from a cache."""
+        counts = zip(self.inputs.rows_of(queries), self.inputs.rows_of(keys), strict=True)
+        past = width - self.shape[keys][1] if keys in self.shape else 0
+        return [Span(e, slice(0, int(q)), slice(0, past + int(k))) for e, (q, k) in enumerate(counts)]
 
     @cached_property
     def rows(self) -> dict[str, Rows]:

@@ -28,6 +28,7 @@ from activarium.metrics import Metric
 
 if TYPE_CHECKING:
     from activarium.capture._certify import Certificate
+    from activarium.capture._generate import Generation
 
 
 class TorchRunner:
@@ -215,6 +216,65 @@ class TorchRunner:
             return self._run(batch, read, edits, metrics, grad, stop_after, lambda arguments: self._forward(batch, arguments), keep)
 
     __call__ = run
+
+    def generate(
+        self,
+        inputs: Any,
+        max_new_tokens: int = 20,
+        read: str | Sequence[str] = (),
+        *,
+        edits: Sequence[Edit] = (),
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop: str | int | Sequence[str | int] | None = None,
+        num_beams: int = 1,
+        bos: Any = "tokenizer",
+    ) -> Generation:
+        """Let the model write on, with its cache of keys and values, and read every row of prompts and responses.
+
+        The words are transformers' own: its `generate` chooses them. What is read equals one clean forward over the final texts.
+
+        Args:
+            inputs: See `inputs`; texts may have different lengths.
+            max_new_tokens: Most tokens to write.
+            read: Site names and patterns, `logits` among them.
+            edits: Applied in every forward. `Where(phases="response")` leaves the prompt alone, `Where(positions=-1)` touches the newest row.
+            do_sample: Draw the next token instead of taking the likeliest.
+            temperature: Of the draw, above 0.
+            top_k: Draw from the likeliest `top_k` tokens.
+            top_p: Draw from the likeliest tokens that hold this share of the probability.
+            seed: Of the draw; torch's own generator is left alone.
+            stop: Words or token ids that end a text, beside the model's own end-of-text token.
+            num_beams: Only 1.
+            bos: See `inputs`.
+
+        Returns:
+            Recording, token ids and texts. Row columns `phase` (`prompt` or `response`) and `step` (number of the forward, 0 for the prompt).
+
+        Raises:
+            InputError: The model does not write text, has too few positions, or cannot be read while it writes.
+            SilentHook: A site did not fire exactly once in a forward.
+
+        Example:
+            >>> import activarium as act
+            >>> model = act.wrap(*act.testing.tiny("gpt2"), certify=False)
+            >>> written = model.generate(["the cat", "Anna saw"], max_new_tokens=3, read="blocks.1.resid_post")
+            >>> written.recording["blocks.1.resid_post"].shape
+            (10, 32)
+            >>> written.recording.table()["phase"].value_counts().to_dict()
+            {'response': 6, 'prompt': 4}
+        """
+        from activarium.capture._generate import generate
+
+        options = {"do_sample": do_sample, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        prompts = self.inputs(inputs, bos=bos)
+        with self._lock:
+            every = [*self._standing, *edits]
+            limits = {"max_new_tokens": max_new_tokens, "stop": stop, "seed": seed, "num_beams": num_beams}
+            return generate(self, prompts, self.sites.select(read), every, **limits, settings=options)
 
     def _run(
         self,

@@ -17,10 +17,24 @@ from activarium.store._shard import read_tensor
 
 
 def describe(attention: Mapping[str, Any], sites: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, AttentionEntry]:
-    """The attention whose queries and keys are stored, as manifest entries."""
+    """The attention whose queries and keys are stored, as manifest entries.
+
+    Raises:
+        StoreError: A pattern does not follow from queries, keys and what a store keeps beside them.
+    """
     have = {*sites, *aliases}
     kept = {b: s for b, s in attention.items() if {f"{b}.q_rot", f"{b}.k_rot"} <= have}
+    for block, spec in kept.items():
+        _storable(block, spec)
     return {b: AttentionEntry(numbers=s.numbers(), tensors=tuple(s.tensors())) for b, s in kept.items()}
+
+
+def _storable(block: str, spec: Any) -> None:
+    why = "another mask for every example" if spec.mask is not None and len(spec.mask) > 1 else "edited patterns" if spec.edited else ""
+    if why:
+        raise StoreError(
+            f"{block} has {why}, which a store cannot keep: it computes patterns from queries and keys. Leave out q_rot, k_rot, scores and pattern."
+        )
 
 
 class Constants:
@@ -38,6 +52,8 @@ class Constants:
         """
         for block, entry in entries.items():
             spec = attention.get(block)
+            if spec is not None:
+                _storable(block, spec)
             if spec is None or spec.numbers() != entry.numbers:
                 found = spec.numbers() if spec else "nothing"
                 raise StoreError(

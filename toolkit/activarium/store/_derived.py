@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from activarium.activations import Activations, Computed, Lazy, Recording, is_pattern
+from activarium.activations import Activations, Lazy, Recording, is_pattern
+from activarium.attention import DERIVED, attention_part
 from activarium.rows import Rows
 from activarium.store._stored import Stored, span_of
-
-DERIVED = ("scores", "pattern")
 
 
 class Captured(Recording):
@@ -121,23 +120,12 @@ def _maker(recording: Captured, block: str, what: str) -> Callable[[], Activatio
 def _attention(recording: Captured, block: str, what: str) -> Activations:
     q, k, spec = recording[f"{block}.q_rot"], recording[f"{block}.k_rot"], recording.attention[block]
     queries, keys = (recording.rows[recording._space(f"{block}.{n}")] for n in ("q_rot", "k_rot"))
-    kind = torch.float64 if q.dtype == torch.float64 else torch.float32
-    heads = q.shape[1]
     parts = []
     for example in queries.examples:
-        there = queries.span(example), keys.span(example)
-        shape = (heads, *(s.stop - s.start for s in there))
-        parts.append(Computed(shape, kind, _compute(q, k, there, spec, what)))
+        a, b = queries.span(example), keys.span(example)
+        sizes = (q.shape[1], a.stop - a.start, b.stop - b.start)
+        parts.append(attention_part(what, partial(between, q, a), partial(between, k, b), sizes, spec, q.dtype, 0))
     return Activations(parts, "head query key", site=f"{block}.{what}", index=queries, provenance=recording.provenance)
-
-
-def _compute(q: Activations, k: Activations, spans: tuple[slice, slice], spec: Any, what: str) -> Callable[[], Tensor]:
-    def compute() -> Tensor:
-        from activarium.attention import scores_and_pattern
-
-        return scores_and_pattern(between(q, spans[0]), between(k, spans[1]), spec)[DERIVED.index(what)]
-
-    return compute
 
 
 def between(site: Activations, span: slice) -> Tensor:
