@@ -47,7 +47,7 @@ def test_the_seed_decides_the_order(made):
 
 
 def test_rows_are_mixed_across_the_store(made, monkeypatch):
-    """A batch of a good shuffle holds rows from everywhere, one of stored order does not."""
+    """A batch of a good shuffle is a fair choice of all rows, one of stored order is not."""
     monkeypatch.setattr(_epochs, "BLOCK_BYTES", 1000)
     total = len(made["blocks.0.mlp.post"])
 
@@ -57,6 +57,9 @@ def test_rows_are_mixed_across_the_store(made, monkeypatch):
 
     assert spread(0) < 0.05 * total
     assert spread(1000) > 0.25 * total  # uniform rows have 0.29
+    first = torch.cat([next(made.iter_batches("blocks.0.mlp.post", 100, shuffle_blocks=1000, seed=s, rows=True))[1] for s in range(60)])
+    counts = torch.histc(first.double(), bins=6, min=0, max=total)
+    assert ((counts - 1000).abs() < 5 * (1000 * 5 / 6) ** 0.5).all(), counts  # every sixth of the store equally often
 
 
 def test_several_sites_stay_aligned(made):

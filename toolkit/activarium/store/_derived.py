@@ -81,7 +81,8 @@ class Captured(Recording):
             site: A site or pattern, whose batches are tensors; or several sites of one row space, whose batches are tuples.
             batch: Rows per batch; the last one may have fewer.
             shuffle_blocks: 0 keeps the stored order. Otherwise blocks of about 1 MiB of successive rows are read in random order,
-                and the rows of so many blocks are mixed in memory. More blocks mix better and take more memory.
+                and each batch is a random choice from so many blocks: more of them mix better. The rows of one batch keep their
+                stored order; ask for smaller batches rather than cut them.
             seed: The same seed gives the same order; give every epoch its own.
             rows: Also give each row's place in the row table: `(values, rows)`.
 

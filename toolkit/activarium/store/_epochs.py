@@ -1,4 +1,4 @@
-"""Reading every row once, in stored order or mixed, at the speed of memory: long reads, then a shuffle in a buffer."""
+"""Reading every row once, in stored order or mixed: long reads, then batches drawn at random from many blocks."""
 
 from __future__ import annotations
 
@@ -75,33 +75,41 @@ def _mixed(
 ) -> Iterator[tuple[list[Tensor], np.ndarray]]:
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(blocks))
-    room = batch + int(np.sort(blocks[:, 2] - blocks[:, 1])[-mixed:].sum())
-    # Made once: fresh memory for every buffer would cost more than the copies into it.
-    buffers = [torch.empty((room, *s.shape[1:]), dtype=s.dtype) for s in sites]
-    numbers, held = np.empty(room, np.int64), 0
+    rest: list[Tensor] = []
+    numbers = np.empty(0, np.int64)
     for at in range(0, len(order), mixed):
+        group = [[rest[i]] if len(numbers) else [] for i in range(len(sites))]
+        places = [numbers]
         for part, first, last, start in blocks[order[at : at + mixed]].tolist():
-            for site, buffer in zip(sites, buffers, strict=True):
-                buffer[held : held + last - first] = span_of(site._parts[part], first, last)
-            numbers[held : held + last - first] = np.arange(start, start + last - first)
-            held += last - first
-        shuffled = generator.permutation(held)
-        whole = held if at + mixed >= len(order) else held - held % batch
+            for site, views in zip(sites, group, strict=True):
+                views.append(_present(span_of(site._parts[part], first, last)))
+            places.append(np.arange(start, start + last - first))
+        numbers = np.concatenate(places)
+        shuffled = generator.permutation(len(numbers))
+        whole = len(numbers) if at + mixed >= len(order) else len(numbers) - len(numbers) % batch
         for first in range(0, whole, batch):
-            chosen = shuffled[first : min(first + batch, whole)]
-            yield [_gathered(buffer, chosen) for buffer in buffers], numbers[chosen]
-        # What is left of a last, short batch joins the next buffer.
-        rest = shuffled[whole:held]
-        for buffer in buffers:
-            buffer[: len(rest)] = _gathered(buffer, rest)
-        numbers[: len(rest)] = numbers[rest]
-        held = len(rest)
+            chosen = np.sort(shuffled[first : min(first + batch, whole)])
+            yield [_gathered(views, chosen) for views in group], numbers[chosen]
+        # What is left of a last, short batch joins the next group.
+        left = np.sort(shuffled[whole:])
+        rest, numbers = [_gathered(views, left) for views in group], numbers[left]
 
 
-def _gathered(buffer: Tensor, chosen: np.ndarray) -> Tensor:
-    made = torch.empty((len(chosen), *buffer.shape[1:]), dtype=buffer.dtype)
+def _present(values: Tensor) -> Tensor:
+    """A mapped block whose pages are there: a disk reads one long stretch now, and not a row here and there later."""
+    values.contiguous().view(-1).view(torch.uint8).numpy()[::4096].max(initial=0)
+    return values
+
+
+def _gathered(views: Sequence[Tensor], chosen: np.ndarray) -> Tensor:
+    """Rows of several tensors, counted through, in ascending order; each is copied once."""
+    made = torch.empty((len(chosen), *views[0].shape[1:]), dtype=views[0].dtype)
     if made.numel():
-        raw_rows(buffer).take(chosen, out=raw_rows(made), mode="clip")  # in range already: no buffer for the check
+        target, starts = raw_rows(made), np.cumsum([0, *map(len, views)])
+        cuts = np.searchsorted(chosen, starts).tolist()
+        for view, start, first, last in zip(views, starts.tolist(), cuts, cuts[1:], strict=False):
+            if last > first:  # in range already: clipping spares numpy a buffer for the check
+                raw_rows(view).take(chosen[first:last] - start, out=target[first:last], mode="clip")
     return made
 
 
