@@ -148,3 +148,11 @@ def test_a_readme_without_markers_is_left_alone(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "lacks the two marker lines of the gallery" in done.stderr
     assert readme.read_text() == "nothing here"
+
+
+def test_an_atlas_is_told_and_written(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("Anna gave Tom the book .\nTom went to the park .\n")
+    done = run("atlas", "scribe", "--data", tmp_path / "texts.txt", "--to", tmp_path / "page.html")
+    assert done.exit_code == 0, done.output
+    assert "the heaviest outlier is at" in done.output
+    assert "Root mean square" in (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The terminal's door: `activarium list | describe | doctor | capture | demo | gallery`."""
+"""The terminal's door: `activarium list | describe | doctor | capture | atlas | demo | gallery`."""
 
 from __future__ import annotations
 
@@ -102,6 +102,24 @@ def capture(
     options = {name: value for name, value in given.items() if value is not None}
     stored = act.capture(act.load(model), inputs, sites=sites, to=to, **options)
     typer.echo(repr(stored))
+
+
+@app.command()
+def atlas(
+    model: Annotated[str, typer.Argument(help="A bundled name, a local folder or a hub id.")],
+    data: Annotated[Path, typer.Option(help="Text file (one example a line), JSON list, image, or folder of images.")],
+    to: Annotated[Path | None, typer.Option(help="Also write an interactive page, NAME.html.")] = None,
+    on: Annotated[str | None, typer.Option(help="'ray' for all processors of this machine, or a Ray cluster's address.")] = None,
+) -> None:
+    """How large, sparse and heavy-tailed every site is: one pass of a model over a file."""
+    inputs = read_inputs(data)
+    import activarium as act
+    from activarium.workflows.export import export_page
+
+    report = act.atlas(act.load(model), inputs, on=on)
+    typer.echo(repr(report))
+    if to is not None:
+        typer.echo(f"Written: {export_page({report.title: report}, to, title=report.title)}")
 
 
 @app.command()

@@ -12,6 +12,7 @@ from activarium.errors import InputError
 from activarium.results import Grid, Ranking, Report, Result
 from activarium.summaries import Count, Magnitudes, Moments, Summary, Survey, TopRows, context
 from activarium.workflows.batch_plan import BATCH_TOKENS
+from activarium.workflows.cluster import Cluster
 from activarium.workflows.survey import survey
 
 SHOWN = 40  # features and rows listed
@@ -25,6 +26,7 @@ def atlas(
     sites: str | Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     batch_tokens: int = BATCH_TOKENS,
+    on: str | Cluster | None = None,
     progress: bool = True,
 ) -> Report:
     """How large, how sparse and how heavy-tailed is every site of this model?
@@ -37,6 +39,7 @@ def atlas(
         sites: Names and patterns; by default every row-wise site but the logits.
         exclude: Row kinds that are left out (`bos special cls register …`). Pads are never rows.
         batch_tokens: For a model: most rows that run together, padding included.
+        on: Where the work is spread, as in `act.survey`.
         progress: Show a progress bar.
 
     Returns:
@@ -54,7 +57,11 @@ def atlas(
         >>> report["size"].axes
         ('site', 'layer')
     """
-    found = source if isinstance(source, Survey) else _surveyed(source, data, sites, exclude, batch_tokens, progress)
+    found = (
+        source
+        if isinstance(source, Survey)
+        else _surveyed(source, data, sites, exclude=exclude, batch_tokens=batch_tokens, on=on, progress=progress)
+    )
     table = [_Line(found, site) for site in found]
     parts: dict[str, Result] = {}
     for stack in dict.fromkeys(line.stack for line in table if line.layer is not None):
@@ -71,14 +78,14 @@ def atlas(
     )
 
 
-def _surveyed(source: Any, data: Any, sites: Any, exclude: Sequence[str], batch_tokens: int, progress: bool) -> Survey:
+def _surveyed(source: Any, data: Any, sites: Any, **options: Any) -> Survey:
     if sites is None:
         sites = [name for name in (source if isinstance(source, Recording) else source.sites) if _row_wise(source, name)]
         if not sites:
             raise InputError(f"{getattr(source, 'name', 'This recording')} has no row-wise site to survey. Choose from its sites: sites=….")
     names = [sites] if isinstance(sites, str) else sites
     wanted: dict[str, list[Summary]] = {name: [Count(), Moments(), Magnitudes(), TopRows(1, magnitude=True)] for name in names}
-    return survey(source, wanted, data, exclude=exclude, batch_tokens=batch_tokens, progress=progress)
+    return survey(source, wanted, data, **options)
 
 
 def _row_wise(source: Any, name: str) -> bool:
