@@ -30,9 +30,12 @@ class Moments(Summary):
         refuse_strange(values, f"Moments of {self.site or 'a site'}")
         names = ("mean", "m2", "m3", "m4", "magnitude")
         found = torch.empty(len(names), values.shape[1], dtype=torch.float64, device=values.device)
-        step = max(1, CELLS // len(values))
+        step = min(max(1, CELLS // 2 // len(values)), values.shape[1])  # half, for float64 takes twice the bytes
+        # Made once: fresh memory for every slice would cost as much as the sums.
+        work = torch.empty(2, len(values) * step, dtype=torch.float64, device=values.device)
         for start in range(0, values.shape[1], step):
-            _powers(values[:, start : start + step], found[:, start : start + step])
+            part = values[:, start : start + step]
+            _powers(part, work[:, : part.numel()].view(2, *part.shape), found[:, start : start + step])
         made = {name: row.clone() for name, row in zip(names, found.cpu(), strict=True)}
         # Two passes: torch finds either extreme several times as fast as both together.
         return {"rows": torch.tensor(len(values)), **made, "least": values.amin(0).double().cpu(), "largest": values.amax(0).double().cpu()}
@@ -101,13 +104,12 @@ class Moments(Summary):
         )
 
 
-def _powers(values: Tensor, into: Tensor) -> None:
+def _powers(values: Tensor, work: Tensor, into: Tensor) -> None:
     """Mean, sums of the second to fourth power of the distance from it, and sum of magnitudes, of a few features."""
-    numbers = values.double()
-    torch.sum(numbers.abs(), 0, out=into[4])
+    numbers, powers = work
+    torch.sum(torch.abs(numbers.copy_(values), out=powers), 0, out=into[4])
     torch.mean(numbers, 0, out=into[0])
-    distance = numbers - into[0]
-    square = distance * distance
-    torch.sum(square, 0, out=into[1])
-    torch.sum(distance.mul_(square), 0, out=into[2])
-    torch.sum(square.mul_(square), 0, out=into[3])
+    numbers.sub_(into[0])
+    torch.sum(torch.mul(numbers, numbers, out=powers), 0, out=into[1])
+    torch.sum(numbers.mul_(powers), 0, out=into[2])
+    torch.sum(powers.mul_(powers), 0, out=into[3])
