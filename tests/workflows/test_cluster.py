@@ -343,6 +343,16 @@ def test_this_machine_means_this_machine(not_connected, monkeypatch):
     assert asked == ["local", "10.0.0.7:6379", "10.0.0.5:6379"]
 
 
+def test_one_process_joins_one_cluster():
+    cluster_module._same_cluster("", "10.0.0.5:6379")
+    cluster_module._same_cluster("10.0.0.5:6379", "10.0.0.5:6379")
+    cluster_module._same_cluster("localhost:6379", "127.0.0.1:6379")
+    with pytest.raises(
+        ClusterError, match=r"has joined the Ray cluster at 10.0.0.5:6379, so it cannot join 10.0.0.6:6379. Leave it first: ray.shutdown"
+    ):
+        cluster_module._same_cluster("10.0.0.6:6379", "10.0.0.5:6379")
+
+
 def test_addresses_that_are_none():
     for on in ("dask", "", "rays", "auto"):
         with pytest.raises(InputError, match=rf"on='{on}' names no cluster. Choose 'ray' for this machine"):

@@ -181,6 +181,7 @@ def _connect(address: str) -> bool:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray = _ray()
     if ray.is_initialized():
+        _same_cluster(address, ray.get_runtime_context().gcs_address)
         return False
     if address.startswith("ray://"):
         _needs_client()
@@ -196,6 +197,21 @@ def _connect(address: str) -> bool:
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as reason:
         raise _silent(address or "this machine", _first_line(reason)) from reason
     return True
+
+
+def _same_cluster(address: str, joined: str) -> None:
+    host, _, port = address.rpartition(":")
+    if address and "://" not in address and (_ip(host), port) != (_ip(joined.rpartition(":")[0]), joined.rpartition(":")[2]):
+        raise ClusterError(
+            f"This process has joined the Ray cluster at {joined}, so it cannot join {address}. Leave it first: ray.shutdown()."
+        )
+
+
+def _ip(host: str) -> str:
+    try:
+        return socket.gethostbyname(host)
+    except OSError:
+        return host
 
 
 def _needs_client() -> None:
