@@ -319,18 +319,42 @@ def test_an_address_that_stays_silent(not_connected, silent):
     assert time.monotonic() - started < 5 * cluster_module.PATIENCE
 
 
-def test_no_cluster_on_this_machine(not_connected, monkeypatch):
+def test_a_cluster_that_does_not_let_us_in(not_connected, monkeypatch):
     def nothing(**_):
         raise ConnectionError("Could not find any running Ray instance.\nPlease start one.")
 
     monkeypatch.setattr(not_connected, "init", nothing)
-    words = r"No Ray cluster answers at auto \(Could not find any running Ray instance.\). Start one with 'ray start --head' .* on='ray'"
+    monkeypatch.setattr(cluster_module, "_answers", lambda address: None)
+    words = r"No Ray cluster answers at 10.0.0.5:6379 \(Could not find any running Ray instance.\). Start one with 'ray start --head' .* on='ray'"
     with pytest.raises(ClusterError, match=words):
-        enter(Cluster("auto"), None)
+        enter(Cluster("10.0.0.5:6379"), None)
+
+
+def test_this_machine_means_this_machine(not_connected, monkeypatch):
+    """Somebody else's Ray is not joined by accident; RAY_ADDRESS names one on purpose."""
+    asked = []
+    monkeypatch.setattr(not_connected, "init", lambda **options: asked.append(options["address"]))
+    monkeypatch.setattr(cluster_module, "_answers", lambda address: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert cluster_module._connect("")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
+    assert cluster_module._connect("")
+    assert cluster_module._connect("10.0.0.5:6379")
+    assert asked == ["local", "10.0.0.7:6379", "10.0.0.5:6379"]
+
+
+def test_one_process_joins_one_cluster():
+    cluster_module._same_cluster("", "10.0.0.5:6379")
+    cluster_module._same_cluster("10.0.0.5:6379", "10.0.0.5:6379")
+    cluster_module._same_cluster("localhost:6379", "127.0.0.1:6379")
+    with pytest.raises(
+        ClusterError, match=r"has joined the Ray cluster at 10.0.0.5:6379, so it cannot join 10.0.0.6:6379. Leave it first: ray.shutdown"
+    ):
+        cluster_module._same_cluster("10.0.0.6:6379", "10.0.0.5:6379")
 
 
 def test_addresses_that_are_none():
-    for on in ("dask", "", "rays"):
+    for on in ("dask", "", "rays", "auto"):
         with pytest.raises(InputError, match=rf"on='{on}' names no cluster. Choose 'ray' for this machine"):
             cluster_of(on)
     assert cluster_of("ray") == Cluster()

@@ -27,8 +27,8 @@ class Cluster:
     """Where work is spread.
 
     Attributes:
-        address: Of a running Ray cluster, `"auto"` (the one this machine is part of), `"10.0.0.5:6379"` or
-            `"ray://10.0.0.5:10001"`; empty for the Ray that this process is connected to, or else processes on this machine.
+        address: Of a running Ray cluster, `"10.0.0.5:6379"` or `"ray://10.0.0.5:10001"`; empty for the Ray that this process is
+            connected to or that RAY_ADDRESS names, or else processes on this machine.
         workers: How many, each with a model of its own; by default as many as processors or graphics cards allow.
         threads: Processors per worker; by default the threads torch uses here, so that the numbers come out the same to the bit.
         gpus: Graphics cards per worker; by default one if the model is on one.
@@ -75,9 +75,9 @@ def cluster_of(on: str | Cluster) -> Cluster:
         return on
     if on == "ray":
         return Cluster()
-    if on == "auto" or ":" in on:
+    if ":" in on:
         return Cluster(address=on)
-    raise InputError(f"on={on!r} names no cluster. Choose 'ray' for this machine, 'auto', an address 'host:6379', or act.Cluster(…).")
+    raise InputError(f"on={on!r} names no cluster. Choose 'ray' for this machine, an address 'host:6379', or act.Cluster(…).")
 
 
 class Pool:
@@ -96,7 +96,7 @@ class Pool:
         self._retries = cluster.retries
         kind = ray.remote(_Worker).options(**options)
         self._model = _packed(model)  # held for as long as a worker may have to be started again
-        self._actors = _started([kind.remote(self._model, threads) for _ in range(count)], threads)
+        self._actors = _started([kind.remote([self._model], threads) for _ in range(count)], threads)
         self.workers = len(self._actors)
 
     def map(self, function: Callable[[Any, Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
@@ -152,9 +152,9 @@ class Pool:
 class _Worker:
     """Lives in a process of its own."""
 
-    def __init__(self, model: Any, threads: int) -> None:
+    def __init__(self, model: list[Any], threads: int) -> None:
         torch.set_num_threads(threads)
-        self._model = model
+        self._model = _ray().get(model[0])  # inside a list, Ray leaves it to its owner, who is there when a worker starts again
 
     def versions(self) -> dict[str, str]:
         return versions()
@@ -181,17 +181,37 @@ def _connect(address: str) -> bool:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray = _ray()
     if ray.is_initialized():
+        _same_cluster(address, ray.get_runtime_context().gcs_address)
         return False
     if address.startswith("ray://"):
         _needs_client()
-    if address and address != "auto":
-        _answers(address)
+    address = address or os.environ.get("RAY_ADDRESS", "")
     quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+    if address:
+        _answers(address)
+    else:
+        quiet["include_dashboard"] = False
     try:
-        ray.init(address=address or None, **quiet, **({} if address or os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}))
+        # A Ray that others started on this machine is joined only by its address.
+        ray.init(address=address or "local", **quiet)
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as reason:
         raise _silent(address or "this machine", _first_line(reason)) from reason
     return True
+
+
+def _same_cluster(address: str, joined: str) -> None:
+    host, _, port = address.rpartition(":")
+    if address and "://" not in address and (_ip(host), port) != (_ip(joined.rpartition(":")[0]), joined.rpartition(":")[2]):
+        raise ClusterError(
+            f"This process has joined the Ray cluster at {joined}, so it cannot join {address}. Leave it first: ray.shutdown()."
+        )
+
+
+def _ip(host: str) -> str:
+    try:
+        return socket.gethostbyname(host)
+    except OSError:
+        return host
 
 
 def _needs_client() -> None:
