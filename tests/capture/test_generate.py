@@ -73,6 +73,17 @@ def test_greedy_ids_equal_those_of_the_untouched_model(family):
         assert torch.equal(ours, row[: len(ours)]) and (row[len(ours) :] == 0).all()
 
 
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.bfloat16, 2e-2), (torch.float64, 1e-12)])
+def test_other_types_of_numbers(dtype, atol):
+    hf, tokenizer = testing.tiny("mistral")
+    model = act.wrap(hf.to(dtype), tokenizer, certify=False)
+    names = ["blocks.*.resid_post", "blocks.1.attn.pattern", "logits"]
+    edits = [Scale("blocks.0.attn.pattern", 0.5)]
+    made = model.generate(PROMPTS, max_new_tokens=5, read=names, edits=edits)
+    law(model, made, model.sites.select(names), edits, atol=atol)
+    assert made.recording["logits"].dtype == dtype
+
+
 def test_phases_and_steps(llama):
     made = llama.generate(PROMPTS, max_new_tokens=3, read="blocks.0.resid_post")
     rows = made.recording.rows[""]
