@@ -250,6 +250,8 @@ def test_chosen_heads_and_queries_of_one_example():
         rows.example(0, heads=1)
     with pytest.raises(AxisError, match="only 'head query key' comes in tiles"):
         next(rows.tiles())
+    with pytest.raises(InputError, match="A tile of 0 queries and 1 heads holds nothing"):
+        next(pattern.tiles(0))
     with pytest.raises(InputError, match="ask for tiles before choosing an example"):
         next(whole.tiles())
 

@@ -97,6 +97,16 @@ def test_phases_and_steps(llama):
     assert made.texts == [llama.tokenizer.decode(i, skip_special_tokens=True) for i in made.ids] and made.texts[0] in repr(made)
 
 
+def test_any_module_is_read_in_every_step(llama):
+    names = ["module:model.layers.0.mlp", "blocks.0.mlp.out"]
+    made = llama.generate(PROMPTS, max_new_tokens=4, read=names)
+    law(llama, made, names)
+    assert torch.equal(made.recording[names[0]].tensor, made.recording[names[1]].tensor)
+    t5 = wrapped("t5")
+    with pytest.raises(InputError, match="may run in the encoder or in the decoder"):
+        t5.generate({"encoder": PROMPTS}, read="module:shared")
+
+
 def test_bos_and_text(llama):
     made = llama.generate(["the cat sat", "Anna"], max_new_tokens=2, read="blocks.0.resid_post")
     rows = made.recording.rows[""]

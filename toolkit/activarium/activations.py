@@ -236,6 +236,7 @@ class Activations:
 
         Raises:
             AxisError: The site is no pattern and no scores.
+            InputError: The tile is empty, or an example was chosen already.
 
         Example:
             >>> import activarium as act
@@ -248,6 +249,8 @@ class Activations:
             raise AxisError(f"{self.site} has axes {' '.join(self.axes)!r}: only 'head query key' comes in tiles. Use .batches().")
         if self.index is None:
             raise InputError(f"{self.site or 'These activations'} have no row index; ask for tiles before choosing an example.")
+        if queries < 1 or heads < 1:
+            raise InputError(f"A tile of {queries} queries and {heads} heads holds nothing; ask for at least one of each.")
         for example, part in zip(self.index.examples, self._parts, strict=True):
             for chosen in blocks(part.shape[-3], heads):
                 for asking in blocks(part.shape[-2], queries):
