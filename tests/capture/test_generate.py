@@ -97,6 +97,16 @@ def test_phases_and_steps(llama):
     assert made.texts == [llama.tokenizer.decode(i, skip_special_tokens=True) for i in made.ids] and made.texts[0] in repr(made)
 
 
+def test_chosen_examples_keep_their_numbers_and_their_order(llama):
+    chosen = llama.inputs(PROMPTS).select([2, 0])
+    names = ["blocks.1.resid_post", "blocks.1.attn.pattern", "blocks.0.attn.pattern"]
+    edits = [Zero("blocks.0.attn.pattern", where=Where(examples=2, heads=0))]
+    made = llama.generate(chosen, max_new_tokens=3, read=names, edits=edits)
+    assert made.recording.rows[""].examples == [2, 0] and made.inputs.numbers.tolist() == [2, 0]
+    law(llama, made, names, edits)
+    assert (made.recording["blocks.0.attn.pattern"].example(2).tensor[0] == 0).all()
+
+
 def test_any_module_is_read_in_every_step(llama):
     names = ["module:model.layers.0.mlp", "blocks.0.mlp.out"]
     made = llama.generate(PROMPTS, max_new_tokens=4, read=names)
