@@ -82,6 +82,9 @@ def test_capture_hands_on_what_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp
         "to": Path("a.acts"),
         "dtype": "bfloat16",
     }
+    calls.clear()
+    run("capture", "scribe", "--data", tmp_path / "texts.txt", "--sites", "logits", "--to", "a.acts", "--append", "--on", "10.0.0.5:6379")
+    assert calls["append"] is True and calls["on"] == "10.0.0.5:6379" and "dtype" not in calls
 
 
 def test_capture_says_which_option_is_missing() -> None:
@@ -145,3 +148,11 @@ def test_a_readme_without_markers_is_left_alone(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "lacks the two marker lines of the gallery" in done.stderr
     assert readme.read_text() == "nothing here"
+
+
+def test_an_atlas_is_told_and_written(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("Anna gave Tom the book .\nTom went to the park .\n")
+    done = run("atlas", "scribe", "--data", tmp_path / "texts.txt", "--to", tmp_path / "page.html")
+    assert done.exit_code == 0, done.output
+    assert "the heaviest outlier is at" in done.output
+    assert "Root mean square" in (tmp_path / "page.html").read_text(encoding="utf-8")

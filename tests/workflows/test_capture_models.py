@@ -93,7 +93,7 @@ def test_nan_in_activations_is_named_and_nothing_stored_is_lost(tmp_path):
     with pytest.raises(NotFinite, match=r"blocks\.0\.mlp\.post holds NaN in example 2"):
         act.capture(model, data, ["blocks.0.mlp.post"], to=tmp_path / "s.acts", batch_tokens=4, shard_bytes=1, progress=False)
     store = act.open(tmp_path / "s.acts")
-    assert store.rows[""].examples == [0]  # example 1 waited for its shard to fill
+    assert store.rows[""].examples == [0, 1]  # what ran before it
     with torch.no_grad():
         hf.model.embed_tokens.weight[39] = 0
     with pytest.raises(OtherModel):  # these are no longer the weights it was begun with

@@ -1,4 +1,4 @@
-"""The terminal's door: `activarium list | describe | doctor | capture | demo | gallery`."""
+"""The terminal's door: `activarium list | describe | doctor | capture | atlas | demo | gallery`."""
 
 from __future__ import annotations
 
@@ -91,14 +91,35 @@ def capture(
     sites: Annotated[list[str], typer.Option(help="Site or pattern, 'blocks.*.mlp.post'; may be repeated.")],
     to: Annotated[Path, typer.Option(help="Folder to write, NAME.acts; an unfinished capture goes on where it stopped.")],
     dtype: Annotated[str | None, typer.Option(help="bfloat16, float16 or float32; by default the model's own.")] = None,
+    append: Annotated[bool, typer.Option(help="Add the file to a folder that holds other data.")] = False,
+    on: Annotated[str | None, typer.Option(help="'ray' for all processors of this machine, or a Ray cluster's address.")] = None,
 ) -> None:
     """Run a model over a file and keep what was read in a store."""
     inputs = read_inputs(data)  # before the model: a wrong path should not cost its loading
     import activarium as act
 
-    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    given: dict[str, Any] = {"dtype": dtype, "append": append or None, "on": on}
+    options = {name: value for name, value in given.items() if value is not None}
     stored = act.capture(act.load(model), inputs, sites=sites, to=to, **options)
     typer.echo(repr(stored))
+
+
+@app.command()
+def atlas(
+    model: Annotated[str, typer.Argument(help="A bundled name, a local folder or a hub id.")],
+    data: Annotated[Path, typer.Option(help="Text file (one example a line), JSON list, image, or folder of images.")],
+    to: Annotated[Path | None, typer.Option(help="Also write an interactive page, NAME.html.")] = None,
+    on: Annotated[str | None, typer.Option(help="'ray' for all processors of this machine, or a Ray cluster's address.")] = None,
+) -> None:
+    """How large, sparse and heavy-tailed every site is: one pass of a model over a file."""
+    inputs = read_inputs(data)
+    import activarium as act
+    from activarium.workflows.export import export_page
+
+    report = act.atlas(act.load(model), inputs, on=on)
+    typer.echo(repr(report))
+    if to is not None:
+        typer.echo(f"Written: {export_page({report.title: report}, to, title=report.title)}")
 
 
 @app.command()

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from activarium.capture._encode import Encoder
 from activarium.capture._inputs import Batch, Inputs
 from activarium.capture._probe import Anatomy
 from activarium.capture._resume import Resume
-from activarium.capture._session import Keep, Session, Stop
+from activarium.capture._session import Keep, Session, Stop, as_rows
 from activarium.capture._sites import Place, Site
 from activarium.edits import Edit
 from activarium.errors import InputError, unknown
@@ -57,6 +58,10 @@ class TorchRunner:
         self._modules = dict(model.named_modules())
         self._paths = {id(m): p for p, m in self._modules.items()}
         self._attention = self._attention_names()
+
+    def __reduce__(self) -> Any:
+        """For a worker's process: weights, tokenizer and certificate travel; locks, hooks and caches are made anew."""
+        return _arrived, (self.name, self.torch_module, self._encoder, self.anatomy, self.certificate)
 
     # --- what it is
 
@@ -170,7 +175,9 @@ class TorchRunner:
         Raises:
             InputError: Empty, too long, out of range, or of the wrong size or mode; the message says which and what to do.
         """
-        return data if isinstance(data, Inputs) else self._encoder.encode(data, bos)
+        if isinstance(data, Inputs):  # those that came from another process left their decoder behind
+            return replace(data, words=self._encoder.words) if data.words is str else data
+        return self._encoder.encode(data, bos)
 
     def run(
         self,
@@ -301,6 +308,14 @@ class TorchRunner:
             return getattr(self.torch_module, method)(**arguments)
         return self.torch_module(**arguments, **self._encoder.quiet)
 
+    def kept(self, inputs: Inputs, name: str, value: Tensor) -> Activations:
+        """The rows, without pads, of what `keep` is given for a site while these inputs run."""
+        site = self.site(name)
+        session = Session(self, inputs.batch, (), (), grad=False, stop_after=None, watch=False)
+        value = value.transpose(1, 2) if site.kind == "rotary" else value
+        rows = as_rows(value, None, session.cells(site.rows), inputs.batch.index.get(site.rows), site.rows == "example")
+        return Activations(rows, site.axes, site=site.name, index=session.table(site.rows), space=site.rows)
+
     def gradient_site(self, name: str) -> str:
         """Where a site's whole gradient is seen: a sum of stream and write is no module, so it is taken at the write."""
         stem, _, leaf = name.rpartition(".")
@@ -388,6 +403,12 @@ class TorchRunner:
     def __repr__(self) -> str:
         stacks = ", ".join(f"{len(s.blocks)} blocks{' of ' + n if n else ''}" for n, s in self.anatomy.stacks.items())
         return f"TorchRunner({self.name!r}: {type(self.torch_module).__name__}, {stacks or 'no blocks recognised'}, {self.certificate.verdict})"
+
+
+def _arrived(name: str, model: Any, encoder: Encoder, anatomy: Anatomy, certificate: Certificate) -> TorchRunner:
+    runner = TorchRunner(name, model, encoder, anatomy)
+    runner.certificate = certificate
+    return runner
 
 
 def weight_hash(model: nn.Module) -> str:

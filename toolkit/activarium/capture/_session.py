@@ -243,7 +243,7 @@ class Session:
     def table(self, space: str) -> Rows:
         """Row table of a space."""
         if space == "example":
-            return example_rows(self.batch.inputs.numbers)
+            return example_rows(self.batch.inputs)
         if space.endswith("patch"):
             main = self.batch.rows[space.removesuffix("patch").removesuffix(".")]
             return main.take(np.flatnonzero(main["kind"] == "patch"))
