@@ -1,9 +1,13 @@
 """Patterns while the model runs its own kernel: equal to transformers' eager attention, tile by tile, whatever the mask."""
 
 import copy
+import math
+from itertools import product
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -117,8 +121,8 @@ def test_text_patterns_equal_eager_ones_in_a_ragged_batch(family, kernel):
     if family.startswith("t5"):
         starts = [[0, 9, 10], [0, 11], [0, 12, 13]]
         rec = model.run({"encoder": RAGGED, "decoder": starts}, read=["encoder.blocks.*.attn.pattern", "decoder.blocks.*.*.pattern"])
-        given, decoder = padded(RAGGED), padded(starts)
-        out = eager(hf, **given, **{f"decoder_{k}": v for k, v in decoder.items()})
+        encoder, decoder = padded(RAGGED), padded(starts)
+        out = eager(hf, **encoder, **{f"decoder_{k}": v for k, v in decoder.items()})
         short = [len(t) for t in starts]
         for i, weights in enumerate(out.encoder_attentions):
             same(rec, f"encoder.blocks.{i}.attn.pattern", weights, lengths, kernel=kernel)
@@ -167,11 +171,11 @@ def test_other_masks_and_sinks_equal_eager_ones(build, kept):
     model = act.wrap(hf, certify=False)
     if build is beit:
         data = {"pixel_values": torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
-        given, lengths = data, [17, 17]
+        arguments, lengths = data, [17, 17]
     else:
-        data, given, lengths = RAGGED, padded(RAGGED), [len(t) for t in RAGGED]
+        data, arguments, lengths = RAGGED, padded(RAGGED), [len(t) for t in RAGGED]
     rec = model.run(data, read="blocks.*.attn.pattern")
-    for i, weights in enumerate(eager(hf, **given).attentions):
+    for i, weights in enumerate(eager(hf, **arguments).attentions):
         same(rec, f"blocks.{i}.attn.pattern", weights, lengths, kernel="its own")
     assert any(spec.mask is not None for spec in rec.attention.values()) == kept
     if build is gpt_oss:
@@ -236,11 +240,18 @@ def test_chosen_heads_and_queries_of_one_example():
     assert part.shape == (1, 3, 7) and torch.allclose(part.tensor, whole.tensor[2:3, 1:4])
     assert part.labels["query"] == ["the", "cat", "sat"] and len(part.labels["key"]) == 7
     assert torch.allclose(pattern.example(1, queries=-1).tensor, pattern.example(1).tensor[:, -1:])
+    assert torch.allclose(pattern.example(0, heads=slice(1, None, 2)).tensor, whole.tensor[1::2])
+    with pytest.raises(InputError, match=r"queries=slice\(None, None, -1\) goes backwards"):
+        pattern.example(0, queries=slice(None, None, -1))
+    with pytest.raises(InputError, match="heads=4 is none of the 4 heads"):
+        pattern.example(0, heads=4)
     rows = model.run(["the cat"], read="embed")["embed"]
     with pytest.raises(AxisError, match="heads= and queries= choose from 'head query key' only"):
         rows.example(0, heads=1)
     with pytest.raises(AxisError, match="only 'head query key' comes in tiles"):
         next(rows.tiles())
+    with pytest.raises(InputError, match="A tile of 0 queries and 1 heads holds nothing"):
+        next(pattern.tiles(0))
     with pytest.raises(InputError, match="ask for tiles before choosing an example"):
         next(whole.tiles())
 
@@ -277,6 +288,61 @@ def test_a_tile_never_makes_anything_larger_than_itself(what):
     with Largest() as seen:
         whole = part.load()
     assert seen.bytes == whole.numel() * 4 and torch.allclose(tile, whole[1:2, 512:576], atol=1e-6)
+
+
+@st.composite
+def attentions(draw):
+    """Any attention there is: shapes, groups of heads, and each of the things that a model may add to it."""
+    group, shared, queries = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 9))
+    keys, heads = queries + draw(st.integers(0, 4)), group * shared
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
+    some = {name: draw(st.booleans()) for name in ("causal", "window", "softcap", "bias", "sinks", "mask")}
+    spec = AttentionSpec(
+        scaling=draw(st.sampled_from([0.3, 1.0])),
+        causal=some["causal"],
+        window=draw(st.integers(1, 5)) if some["causal"] and some["window"] else None,
+        softcap=1.5 if some["softcap"] else None,
+        bias=torch.randn(heads, queries, keys, generator=generator) if some["bias"] else None,
+        sinks=torch.randn(heads, generator=generator) if some["sinks"] else None,
+        mask=torch.randn(2, draw(st.sampled_from([1, heads])), queries, keys, generator=generator) if some["mask"] else None,
+    )
+    q, k = torch.randn(queries, heads, 4, generator=generator), torch.randn(keys, group, 4, generator=generator)
+    return q, k, spec
+
+
+def by_loops(q, k, spec, example):
+    """The formula, one number at a time."""
+    heads, (queries, keys) = q.shape[1], (len(q), len(k))
+    pattern = torch.zeros(heads, queries, keys, dtype=torch.float64)
+    for h, i in product(range(heads), range(queries)):
+        weights = {}
+        for j in range(keys):
+            distance = (i + keys - queries) - j
+            if spec.causal and (distance < 0 or (spec.window is not None and distance >= spec.window)):
+                continue
+            score = float(q[i, h].double() @ k[j, h // (heads // k.shape[1])].double()) * spec.scaling
+            score = spec.softcap * math.tanh(score / spec.softcap) if spec.softcap else score
+            score += float(spec.bias[h, i, j]) if spec.bias is not None else 0.0
+            weights[j] = math.exp(
+                score + (float(spec.mask[example, min(h, spec.mask.shape[1] - 1), i, j]) if spec.mask is not None else 0.0)
+            )
+        total = sum(weights.values()) + (math.exp(float(spec.sinks[h])) if spec.sinks is not None else 0.0)
+        for j, weight in weights.items():
+            pattern[h, i, j] = weight / total
+    return pattern
+
+
+@settings(max_examples=60, deadline=None)
+@given(attention=attentions(), example=st.integers(0, 1), data=st.data())
+def test_any_tile_of_any_attention_is_that_of_the_formula(attention, example, data):
+    q, k, spec = attention
+    heads, queries = (
+        data.draw(st.slices(n).filter(lambda s, n=n: s.indices(n)[2] > 0 and len(range(*s.indices(n))))) for n in q.shape[1::-1]
+    )
+    part = attention_part("pattern", lambda: q, lambda: k, (q.shape[1], len(q), len(k)), spec, q.dtype, example)
+    wanted = by_loops(q, k, spec, example)
+    assert torch.allclose(part.load().double(), wanted, atol=1e-6)
+    assert torch.allclose(part.tile(heads, queries).double(), wanted[heads, queries], atol=1e-6)
 
 
 # --- stores

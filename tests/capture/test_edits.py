@@ -85,6 +85,17 @@ def test_last_position_is_the_last_real_row_of_a_ragged_batch(model):
     assert (before[SITE].tensor != after[SITE].tensor).any(-1).nonzero().flatten().tolist() == [3, 5]
 
 
+def test_last_position_of_patches_is_the_last_patch():
+    """Their rows begin after CLS and keep the positions of the picture's rows."""
+    vit = act.wrap(*testing.tiny("vit"), certify=False)
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    before, after = (
+        vit.run(pixels, read=["token_embed"], edits=e)["token_embed"] for e in ([], [Zero("token_embed", where=Where(positions=-1))])
+    )
+    assert before.space == "patch"
+    assert (before.tensor != after.tensor).any(-1).nonzero().flatten().tolist() == [15, 31]
+
+
 def test_heads_and_features(model, base):
     after = model.run(IDS, read=["blocks.1.attn.z"], edits=[Zero("blocks.1.attn.z", where=Where(heads=(1, 3)))])
     z, was = after["blocks.1.attn.z"].tensor, base["blocks.1.attn.z"].tensor

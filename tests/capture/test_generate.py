@@ -73,6 +73,17 @@ def test_greedy_ids_equal_those_of_the_untouched_model(family):
         assert torch.equal(ours, row[: len(ours)]) and (row[len(ours) :] == 0).all()
 
 
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.bfloat16, 2e-2), (torch.float64, 1e-12)])
+def test_other_types_of_numbers(dtype, atol):
+    hf, tokenizer = testing.tiny("mistral")
+    model = act.wrap(hf.to(dtype), tokenizer, certify=False)
+    names = ["blocks.*.resid_post", "blocks.1.attn.pattern", "logits"]
+    edits = [Scale("blocks.0.attn.pattern", 0.5)]
+    made = model.generate(PROMPTS, max_new_tokens=5, read=names, edits=edits)
+    law(model, made, model.sites.select(names), edits, atol=atol)
+    assert made.recording["logits"].dtype == dtype
+
+
 def test_phases_and_steps(llama):
     made = llama.generate(PROMPTS, max_new_tokens=3, read="blocks.0.resid_post")
     rows = made.recording.rows[""]
@@ -84,6 +95,26 @@ def test_phases_and_steps(llama):
         assert rows["position"][span].tolist() == list(range(len(prompt) + count))
     assert made.recording["blocks.0.resid_post"].index is rows
     assert made.texts == [llama.tokenizer.decode(i, skip_special_tokens=True) for i in made.ids] and made.texts[0] in repr(made)
+
+
+def test_chosen_examples_keep_their_numbers_and_their_order(llama):
+    chosen = llama.inputs(PROMPTS).select([2, 0])
+    names = ["blocks.1.resid_post", "blocks.1.attn.pattern", "blocks.0.attn.pattern"]
+    edits = [Zero("blocks.0.attn.pattern", where=Where(examples=2, heads=0))]
+    made = llama.generate(chosen, max_new_tokens=3, read=names, edits=edits)
+    assert made.recording.rows[""].examples == [2, 0] and made.inputs.numbers.tolist() == [2, 0]
+    law(llama, made, names, edits)
+    assert (made.recording["blocks.0.attn.pattern"].example(2).tensor[0] == 0).all()
+
+
+def test_any_module_is_read_in_every_step(llama):
+    names = ["module:model.layers.0.mlp", "blocks.0.mlp.out"]
+    made = llama.generate(PROMPTS, max_new_tokens=4, read=names)
+    law(llama, made, names)
+    assert torch.equal(made.recording[names[0]].tensor, made.recording[names[1]].tensor)
+    t5 = wrapped("t5")
+    with pytest.raises(InputError, match="may run in the encoder or in the decoder"):
+        t5.generate({"encoder": PROMPTS}, read="module:shared")
 
 
 def test_bos_and_text(llama):

@@ -218,6 +218,9 @@ def test_what_is_refused(llama, tmp_path):
         llama.run(RAGGED, edits=[Zero(PATTERN, where=Where(features=1))])
     with pytest.raises(InputError, match="blocks.0.attn.z has no keys; Where"):
         llama.run(RAGGED, edits=[Zero("blocks.0.attn.z", where=Where(keys=1))])
+    for name, count in ((PATTERN, 4), ("blocks.0.attn.z", 4), ("blocks.0.attn.v", 2)):
+        with pytest.raises(InputError, match=rf"{name} has {count} heads, numbered from 0; Where\(heads=…\) names 4"):
+            llama.run(RAGGED, edits=[Zero(name, where=Where(heads=(0, 4)))])
     with pytest.raises(InputError, match="these rows have no phase"):
         llama.run(RAGGED, edits=[Zero(PATTERN, where=Where(phases="response"))])
     with pytest.raises(InputError, match="No phase called 'answer'. Known: prompt, response"):

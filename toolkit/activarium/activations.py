@@ -201,28 +201,28 @@ class Activations:
 
         Raises:
             AxisError: `heads` or `queries` of a site that has no pattern.
+            InputError: There is no such example, head or query.
         """
         if self.index is None:
             raise InputError(f"{self.site or 'These activations'} have no row index, so there is no example {example}.")
         span = self.index.span(example)
-        if "query" in self.axes:
-            return self._pattern(example, _as_slice(heads), _as_slice(queries))
-        if heads is not None or queries is not None:
+        if (heads is not None or queries is not None) and self.axes[-3:] != ("head", "query", "key"):
             raise AxisError(f"{self.site} has axes {' '.join(self.axes)!r}: heads= and queries= choose from 'head query key' only.")
+        if "query" in self.axes:
+            return self._pattern(example, heads, queries)
         values = self.rows(np.arange(span.start, span.stop))
         index = self.index.take(span)
         return Activations(values, self.axes, site=self.site, labels=self.labels, index=index, space=self.space, provenance=self.provenance)
 
-    def _pattern(self, example: int, heads: slice, queries: slice) -> Activations:
+    def _pattern(self, example: int, heads: int | slice | None, queries: int | slice | None) -> Activations:
         assert self.index is not None
-        span = self.index.span(example)
+        names = [str(t) for t in self.index["text"][self.index.span(example)]]
         part = self._parts[self.index.examples.index(example)]
-        labels, names = dict(self.labels), [str(t) for t in self.index["text"][span]]
-        for axis, chosen in (("query", queries), ("key", slice(None))):
-            if part.shape[self.axes.index(axis)] == len(names):
-                labels[axis] = names[chosen]
-        if (heads, queries) != (slice(None), slice(None)):
-            part = cut(part, heads, queries)
+        *_, query, key = part.shape
+        asking = _as_slice(queries, query, "queries")
+        labels = self.labels | ({"query": names[asking]} if query == len(names) else {}) | ({"key": names} if key == len(names) else {})
+        if heads is not None or queries is not None:
+            part = cut(part, _as_slice(heads, part.shape[-3], "heads"), asking)
         return Activations(part, self.axes, site=self.site, labels=labels, provenance=self.provenance)
 
     def tiles(self, queries: int = 256, *, heads: int = 1) -> Iterator[Tile]:
@@ -236,6 +236,7 @@ class Activations:
 
         Raises:
             AxisError: The site is no pattern and no scores.
+            InputError: The tile is empty, or an example was chosen already.
 
         Example:
             >>> import activarium as act
@@ -248,6 +249,8 @@ class Activations:
             raise AxisError(f"{self.site} has axes {' '.join(self.axes)!r}: only 'head query key' comes in tiles. Use .batches().")
         if self.index is None:
             raise InputError(f"{self.site or 'These activations'} have no row index; ask for tiles before choosing an example.")
+        if queries < 1 or heads < 1:
+            raise InputError(f"A tile of {queries} queries and {heads} heads holds nothing; ask for at least one of each.")
         for example, part in zip(self.index.examples, self._parts, strict=True):
             for chosen in blocks(part.shape[-3], heads):
                 for asking in blocks(part.shape[-2], queries):
@@ -394,9 +397,13 @@ class Recording(Mapping[str, Activations]):
         return "\n".join([f"Recording({len(self)} sites, {tables})", *lines, *more, *eager])
 
 
-def _as_slice(chosen: int | slice | None) -> slice:
+def _as_slice(chosen: int | slice | None, size: int, what: str) -> slice:
     if isinstance(chosen, slice):
+        if (chosen.step or 1) < 1:
+            raise InputError(f"{what}={chosen} goes backwards; choose with a step of 1 or more.")
         return chosen
+    if chosen is not None and not -size <= chosen < size:
+        raise InputError(f"{what}={chosen} is none of the {size} {what}; they count from 0.")
     return slice(None) if chosen is None else slice(chosen, chosen + 1 or None)
 
 

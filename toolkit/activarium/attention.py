@@ -74,7 +74,7 @@ def visible(queries: range, keys: range, spec: AttentionSpec, device: torch.devi
     """Which keys a query may see by their positions alone, boolean `query key`."""
     if not spec.causal:
         return torch.ones(len(queries), len(keys), dtype=torch.bool, device=device)
-    query = torch.arange(queries.start, queries.stop, device=device)[:, None]
+    query = torch.arange(queries.start, queries.stop, queries.step, device=device)[:, None]
     key = torch.arange(keys.start, keys.stop, device=device)
     # Comparisons, not a table of distances: that would be eight times as large as the mask.
     mask = key <= query
@@ -112,22 +112,21 @@ def scores_of(
         `head query key`; hidden keys have score -inf.
     """
     dtype = dtype or (torch.float64 if q.dtype == torch.float64 else torch.float32)
-    chosen, asking = range(*heads.indices(q.shape[1])), range(*queries.indices(q.shape[0]))
-    keys = range(k.shape[0])
-    first = len(keys) - q.shape[0] if spec.causal else 0
-    shared = q.shape[1] // k.shape[1]
-    q = q[asking.start : asking.stop, chosen.start : chosen.stop].to(dtype)
-    k = (k[:, chosen.start : chosen.stop] if shared == 1 else k[:, [h // shared for h in chosen]]).to(dtype)
+    # Bias and mask may be larger than this example, so both are counted from the first row.
+    heads, queries = slice(*heads.indices(q.shape[1])), slice(*queries.indices(q.shape[0]))
+    shared, past = q.shape[1] // k.shape[1], k.shape[0] - q.shape[0]
+    q = q[queries, heads].to(dtype)
+    k = (k[:, heads] if shared == 1 else k[:, [h // shared for h in range(heads.start, heads.stop, heads.step)]]).to(dtype)
     # In place where autograd allows it: a fresh tile costs more than the arithmetic on it.
     scores = torch.einsum("qhd,khd->hqk", q, k).mul_(spec.scaling)
     if spec.softcap is not None:
         scores = torch.tanh(scores / spec.softcap) * spec.softcap
     if spec.bias is not None:
-        scores = scores + spec.bias[chosen.start : chosen.stop, asking.start : asking.stop, : len(keys)].to(scores)
-    scores = _masked(scores, spec, chosen, asking, example)
+        scores = scores + spec.bias[heads, queries, : len(k)].to(scores)
+    scores = _masked(scores, spec, heads, queries, example)
     if not spec.causal:
         return scores
-    seen = visible(range(first + asking.start, first + asking.stop), keys, spec, scores.device)
+    seen = visible(range(past + queries.start, past + queries.stop, queries.step), range(len(k)), spec, scores.device)
     return scores.masked_fill_(seen.logical_not_(), -torch.inf)
 
 
@@ -141,13 +140,12 @@ def pattern_of(scores: Tensor, spec: AttentionSpec, heads: slice = slice(None)) 
     return weights / (weights.sum(-1, keepdim=True) + (sink - top).exp())
 
 
-def _masked(scores: Tensor, spec: AttentionSpec, heads: range, queries: range, example: int) -> Tensor:
+def _masked(scores: Tensor, spec: AttentionSpec, heads: slice, queries: slice, example: int) -> Tensor:
     """Scores under the kernel's own mask, if one was kept."""
     if spec.mask is None:
         return scores
     part = spec.mask[min(example, len(spec.mask) - 1)]
-    part = part if len(part) == 1 else part[heads.start : heads.stop]
-    part = part[:, queries.start : queries.stop, : scores.shape[2]]
+    part = part[heads if len(part) > 1 else slice(None), queries, : scores.shape[2]]
     if part.dtype != torch.bool:
         scores = scores + part.to(scores.dtype)
     return scores.masked_fill(~opened(part), -torch.inf)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache, StoppingCriteria, StoppingCriteriaList
+from transformers import DynamicCache, EncoderDecoderCache, StoppingCriteriaList
 
 from activarium.activations import Recording
 from activarium.capture._answers import needed, needs_kernel
 from activarium.capture._inputs import Inputs
 from activarium.capture._session import Session
 from activarium.capture._steps import Step, Steps
+from activarium.capture._stops import Ends
 from activarium.edits import Edit, SkipBlock
 from activarium.errors import InputError
 
@@ -61,7 +62,7 @@ def generate(
 ) -> Generation:
     """See `TorchRunner.generate`."""
     space = _space(model, prompts, max_new_tokens, num_beams)
-    ends = _Ends(model, prompts, space, stop)
+    ends = Ends(model, prompts, space, stop)
     steps = Steps(model, prompts, space, names)
     chosen = {k: v for k, v in settings.items() if v is not None}
     options = {"max_new_tokens": max_new_tokens, "eos_token_id": ends.ids or None, **chosen}
@@ -89,7 +90,7 @@ def _seeded(model: TorchRunner, seed: int) -> Iterator[None]:
         yield
 
 
-def _finished(model: TorchRunner, prompts: Inputs, space: str, steps: Steps, ends: _Ends, options: dict[str, Any]) -> Generation:
+def _finished(model: TorchRunner, prompts: Inputs, space: str, steps: Steps, ends: Ends, options: dict[str, Any]) -> Generation:
     written = [torch.stack(column) if column else torch.empty(0, dtype=torch.long) for column in steps.written]
     texts = [torch.cat([p, w]) for p, w in zip(prompts.data[space], written, strict=True)]
     inputs = replace(prompts, data={**prompts.data, space: texts})
@@ -152,7 +153,7 @@ def _mask(space: str) -> str:
 
 
 @contextmanager
-def _watched(model: TorchRunner, steps: Steps, ends: _Ends, edits: Sequence[Edit]) -> Iterator[None]:
+def _watched(model: TorchRunner, steps: Steps, ends: Ends, edits: Sequence[Edit]) -> Iterator[None]:
     """Every forward of the block runs in a session of its own; the model is as before however the block ends."""
     hf, watch = model.torch_module, needs_kernel(steps.names)
     reads = list(dict.fromkeys(needed(model, steps.names, False)))
@@ -232,38 +233,3 @@ def _once(model: TorchRunner, edit: Edit) -> bool:
         return False
     site = model.sites.find(name)
     return site.kind == "place" and site.rows == "encoder" and name.startswith("decoder.")
-
-
-class _Ends(StoppingCriteria):
-    """Which texts have ended: at the model's own end-of-text token, at a token or after words that the caller named.
-
-    Attributes:
-        real: For every column that was written: does the token belong to its text? What follows a stop does not.
-        eos_token_id: Present, so that transformers pads what follows a stop.
-    """
-
-    def __init__(self, model: TorchRunner, prompts: Inputs, space: str, stop: Any) -> None:
-        given = [stop] if isinstance(stop, (str, int)) else list(stop or ())
-        self.tokenizer, self.words = model.tokenizer, [s for s in given if isinstance(s, str)]
-        own = model.torch_module.generation_config.eos_token_id
-        own = [] if own is None else [own] if isinstance(own, int) else list(own)
-        self.ids = [*own, *(int(s) for s in given if not isinstance(s, str))]
-        self.eos_token_id = torch.tensor(self.ids)
-        self.start = int(prompts.rows_of(space).max())
-        self.done = torch.zeros(len(prompts), dtype=torch.bool)
-        self.real: list[Tensor] = []
-        if self.words and self.tokenizer is None:
-            raise InputError(
-                f"stop={self.words[0]!r} is a word, and this model was wrapped without a tokenizer. Give token ids to stop at."
-            )
-        if any(not w for w in self.words):
-            raise InputError("stop='' would end every text at once. Give a word, or leave it out.")
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        self.real.append(~self.done)
-        ended = torch.isin(input_ids[:, -1].cpu(), self.eos_token_id)
-        if self.words:
-            texts = self.tokenizer.batch_decode(input_ids[:, self.start :])
-            ended |= torch.tensor([any(w in t for w in self.words) for t in texts])
-        self.done = self.done | ended
-        return self.done.to(input_ids.device)

@@ -87,6 +87,7 @@ class Session:
         short = site.name.rpartition(".")[2]
         if short == "head_out" or site.kind == "answer":
             raise InputError(f"{site.name} is derived and can only be read. Edit what it is made of: pattern, v or z.")
+        self._check_heads(site, edit)
         if site.kind == "rotary" or short in DERIVED:
             return self.seat.edit(site.name, edit)
         if edit.where.keys is not None:
@@ -95,6 +96,15 @@ class Session:
             return self._plan_sum_edit(site, edit)
         self._tap(site.place, site.name).edits.append((edit, None))  # type: ignore[arg-type]
         return None
+
+    def _check_heads(self, site: Site, edit: Edit) -> None:
+        if edit.where.heads is None or "head" not in site.axes.split():
+            return
+        stem, _, leaf = site.name.rpartition(".")
+        count = self.model.sites[f"{stem}.q"].shape[0] if leaf in DERIVED else site.shape[0]
+        wrong = [h for h in edit.where.heads if not -count <= h < count]
+        if wrong:
+            raise InputError(f"{site.name} has {count} heads, numbered from 0; Where(heads=…) names {wrong[0]}.")
 
     def _plan_sum_edit(self, site: Site, edit: Edit) -> None:
         """The sum of stream and write is no module: it is changed through the write, so that the stream goes on with it."""
