@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from activarium.capture import _weights
 from activarium.capture._answers import Answers, needed, needs_kernel
 from activarium.capture._encode import Encoder
 from activarium.capture._inputs import Batch, Inputs
+from activarium.capture._interface import watching
 from activarium.capture._probe import Anatomy
 from activarium.capture._resume import Resume
 from activarium.capture._session import Keep, Session, Stop
@@ -100,6 +101,10 @@ class TorchRunner:
             "certificate": self.certificate.summary(),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its numbers should know; kept in the certificate."""
+        return ()
 
     def _weight_hash(self) -> str:
         """Hashed again only if a weight was changed or replaced: torch counts every change in place."""
@@ -239,7 +244,15 @@ class TorchRunner:
             if method is None:
                 raise InputError(f"{self.name} needs texts for {' and '.join(self._encoder.spaces)}; found only {', '.join(given)}.")
             return getattr(self.torch_module, method)(**arguments)
-        return self.torch_module(**arguments, **self._encoder.quiet)
+        return self.call(**arguments, **self._encoder.quiet)
+
+    def call(self, **arguments: Any) -> Any:
+        """The model's own forward; what it returns has `logits` if it has a head."""
+        return self.torch_module(**arguments)
+
+    def kernel(self, session: Session) -> AbstractContextManager[None]:
+        """While it is open, the session sees what enters every attention kernel."""
+        return watching(self.torch_module, session)
 
     def gradient_site(self, name: str) -> str:
         """Where a site's whole gradient is seen: a sum of stream and write is no module, so it is taken at the write."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from activarium.attention import AttentionSpec
 from activarium.capture._cuts import read_cut, replace_first, write_cut
 from activarium.capture._inputs import Batch, example_rows
-from activarium.capture._interface import Kernel, watching
+from activarium.capture._interface import Kernel
 from activarium.capture._masks import describe
 from activarium.capture._sites import Place, Site
 from activarium.capture._trace import first_tensor
@@ -136,7 +136,7 @@ class Session:
                     else:
                         handles.append(module.register_forward_hook(self._after(path, taps)))
                 if self._rotary or self._rotary_edits or self._watch:
-                    stack.enter_context(watching(self.model.torch_module, self))
+                    stack.enter_context(self.model.kernel(self))
                 yield
             finally:
                 for handle in handles:
@@ -152,12 +152,13 @@ class Session:
                     continue
                 value = args[key] if isinstance(key, int) else kwargs[key]
                 new = self._handle(tap, value)
-                if new is not value:
+                if new is not value or (self.grad and tap.place.also):
                     changed = True
-                    if isinstance(key, int):
-                        args = (*args[:key], new, *args[key + 1 :])
-                    else:
-                        kwargs = {**kwargs, key: new}
+                    for k in (key, *tap.place.also):
+                        if isinstance(k, int):
+                            args = (*args[:k], new, *args[k + 1 :])
+                        else:
+                            kwargs = {**kwargs, k: new}
             return (args, kwargs) if changed else None
 
         return hook

@@ -20,6 +20,7 @@ class Place:
         argument: Which input: position or keyword.
         turn: Which execution of the module in one forward (shared layers run many times).
         cut: How the last axis is cut up: `None` (whole), `("heads", n)`, or a fused layout `("split"|"interleaved", part, sizes…)`.
+        also: Inputs that carry the same values and are written together with `argument`.
     """
 
     path: str
@@ -27,6 +28,7 @@ class Place:
     argument: int | str = 0
     turn: int = 0
     cut: tuple[str | int, ...] | None = None
+    also: tuple[int | str, ...] = ()
 
 
 @dataclass(frozen=True)
