@@ -225,16 +225,18 @@ class _Examiner:
 
     def _identities(self, recording: Recording) -> None:
         worst: dict[str, tuple[float, str, int]] = {}
+        allowed: dict[str, float] = {}
         for identity in self._block_identities(recording):
             gap, site, count = worst.get(identity.name, (-1.0, "", 0))
             worst[identity.name] = (max(gap, identity.gap), identity.site if identity.gap > gap else site, count + 1)
-        doubtful = [name for name, (gap, _, _) in worst.items() if gap > self.tolerance]
+            allowed[identity.name] = max(self.tolerance, identity.floor)
+        doubtful = [name for name, (gap, _, _) in worst.items() if gap > allowed[name]]
         wide = self._upcast_gaps() if doubtful and self.model.dtype != torch.float64 else {}
         for name, (gap, site, count) in worst.items():
             if name in doubtful and gap <= EXCUSABLE * self.tolerance and wide.get(name, 1.0) <= 1e-9:
                 self._note(name, site, gap, max(gap, self.tolerance), count, f"rounding: the gap is {wide[name]:.0e} in float64")
             else:
-                self._note(name, site, gap, None, count)
+                self._note(name, site, gap, allowed[name], count)
 
     def _upcast_gaps(self) -> dict[str, float]:
         """The same identities in float64: rounding disappears, a bug stays."""
@@ -308,7 +310,7 @@ class _Examiner:
         problems += [
             (d.gap, f"{d.site}: {d.name} no longer holds")
             for d in self._around(after, stack, i)
-            if model.sites.find(d.site).name not in changed
+            if model.sites.find(d.site).name not in changed and not d.gap <= d.floor
         ]
         gap, why = max(problems)
         entry = f"{model.anatomy.stacks[stack].prefix}blocks.{i}.resid_pre"

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from activarium.attention import AttentionSpec
 from activarium.capture._encode import Encoder
 from activarium.capture._inputs import Space
+from activarium.capture._lens_places import BRIDGE, HOOKED
 from activarium.capture._lens_processing import Processing, measure
-from activarium.capture._lens_sites import BRIDGE, HOOKED, LensAnatomy, Probe
+from activarium.capture._lens_sites import LensAnatomy, Probe
 from activarium.capture._runner import TorchRunner
 from activarium.capture._session import Session
 from activarium.capture._spaces import probe_tokens, uncommon_tokens

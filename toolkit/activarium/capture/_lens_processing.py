@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 WORDS = {
-    "folded_norms": "norm gains and biases are folded into the weights that follow: attn.in, mlp.in and final_norm are before them",
+    "folded_norms": "norms have gain 1 and bias 0, as after folding them into the weights that follow: attn.in, mlp.in and final_norm are without them",
     "centred_writing": "writing weights are centred: every row of the residual stream has mean 0",
     "centred_unembed": "the unembedding is centred: every row of logits has mean 0",
     "folded_value_biases": "value biases are folded into attn.out: v and z are without them",
@@ -22,7 +22,7 @@ class Processing:
     """How the weights differ from those of the model they came from.
 
     Attributes:
-        folded_norms: Norm gains and biases live in the weights that follow.
+        folded_norms: Norms have no gain and bias (left): they live in the weights that follow.
         centred_writing: What is written to the stream has mean 0 over its features.
         centred_unembed: Logits have mean 0 over the vocabulary.
         folded_value_biases: Value biases live in the output bias.
@@ -68,7 +68,9 @@ def _centred(matrix: Tensor | None) -> bool:
 
 
 def _plain(norm: Any) -> bool:
-    """No gain and no bias, or ones and zeros."""
+    """Ones and zeros, or TransformerLens' own norm without any, which stands for a folded one."""
     gain = next((g for g in (getattr(norm, n, None) for n in ("w", "weight")) if isinstance(g, Tensor)), None)
     bias = next((b for b in (getattr(norm, n, None) for n in ("b", "bias")) if isinstance(b, Tensor)), None)
+    if gain is None and bias is None:
+        return type(norm).__name__.endswith("Pre")
     return (gain is None or bool((gain == 1).all())) and (bias is None or not bool(bias.any()))
