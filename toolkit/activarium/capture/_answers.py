@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -64,7 +65,9 @@ class Answers:
         if metrics is not None:
             recording.metric = self._measure(made.get("logits"), metrics)
             if self.session.grad:
-                recording._backward = lambda metric: self._gradients(recording, metric)
+                # The recording holds this function; holding it in turn would keep the whole graph until a garbage collection.
+                made_it = weakref.ref(recording)
+                recording._backward = lambda metric: self._gradients(cast(Recording, made_it()), metric)
         return recording
 
     def _space(self, name: str) -> str:
