@@ -360,3 +360,30 @@ def test_nothing_is_left_behind(kind):
     assert not [p for p, m in model.torch_module.named_modules() if m._forward_hooks or (m._forward_pre_hooks and "hook" in p)]
     assert all(torch.equal(v, before[n]) for n, v in model.torch_module.state_dict().items())
     assert gap(model.run(RAGGED).logits, original("llama").run(RAGGED).logits) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("path", ["blocks.0.attn", "blocks.1.mlp", "ln_final", "unembed"])
+def test_a_changed_weight_is_another_model(kind, path):
+    model = act.wrap(*KINDS[kind]("gpt2"), certify=False)
+    before, logits = model.identity["weight_hash"], model.run(RAGGED).logits.tensor
+    assert model.identity["weight_hash"] == before
+    # A bridge keeps the fused projection, too, but computes with the parts it was split into.
+    live = f"{path}.v" if path.endswith("attn") and kind == "TransformerBridge" else path
+    weights = max(model.module(live).parameters(), key=lambda p: p.numel())
+    with torch.no_grad():
+        weights.add_(0.1)
+    assert not torch.equal(model.run(RAGGED).logits.tensor, logits)
+    assert model.identity["weight_hash"] != before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bos_is_what_the_certificate_says(family):
+    made, tokenizer = bridge(family)
+    model = act.wrap(made, tokenizer)
+    would = made.cfg.default_prepend_bos
+    assert any(f"would {'' if would else 'not '}prepend BOS" in n for n in model.certificate.notes)
+    theirs = made.to_tokens("the cat sat")[0]
+    assert torch.equal(model.inputs("the cat sat", bos=bool(would)).data[""][0], theirs)
+    plain = tokenizer("the cat sat", return_tensors="pt")["input_ids"][0]
+    assert torch.equal(model.inputs("the cat sat").data[""][0], plain)

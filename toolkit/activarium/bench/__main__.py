@@ -68,7 +68,7 @@ def parts(small: bool, rounds: int, batches: int) -> Parts:
         "peak": lambda: peaks(large, batch, name),
         "scribe-disk": lambda: to_disk(bundled, (32, 32), 8, rounds, "scribe's shape"),
         "disk": lambda: to_disk(large, half, batches, min(rounds, 2), name, goals),
-        "arrow": lambda: one_site(large, batch, 2 * batches, rounds, name),
+        "arrow": lambda: one_site(large, half, 2 * batches, min(rounds, 2), name),
     }
 
 
