@@ -78,3 +78,9 @@ def test_an_unknown_name_offers_the_nearest() -> None:
 
 def test_package_is_typed() -> None:
     assert (TOOLKIT / "activarium" / "py.typed").is_file()
+
+
+@pytest.mark.slow
+def test_wrapping_a_hugging_face_model_does_not_bring_transformer_lens() -> None:
+    brought = loaded("import activarium as act\nact.wrap(*act.testing.tiny('gpt2'), certify=False)").split()
+    assert "torch" in brought and not {"transformer_lens", "sae_lens", "jax"} & set(brought)

@@ -1,47 +1,62 @@
-"""The rows of the table: what reading costs in memory, per run and to disk, and what importing costs."""
+"""The rows of the table: what reading costs in memory, per run and to disk, and what importing costs; peers beside it."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from activarium.bench._peers import PEERS, peer
-from activarium.bench._timing import Row, beyond, disk_speed, interleaved, medians, ratio
+from activarium.bench._peers import Reader, gap, readers
+from activarium.bench._shapes import bench_disk, row_wise_sites, tokens, wrapped
+from activarium.bench._timing import Row, absent, beyond, disk_speed, interleaved, medians, ratio
 
-GPT2_SMALL: dict[str, Any] = {"n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024, "vocab_size": 50257}
-SMALLER: dict[str, Any] = {"n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 256, "vocab_size": 500}  # for trying the bench itself
+WORDS = {"resid_post": "all resid_post", "sites": "all row-wise sites"}
 
 
-def in_memory(config: dict[str, Any], batch: tuple[int, int], rounds: int, name: str, goal: str = "") -> list[Row]:
-    """Read every `resid_post` / plain forward."""
+def in_memory(config: dict[str, Any], batch: tuple[int, int], rounds: int, name: str, goal: str = "", peers: bool = True) -> list[Row]:
+    """Read every `resid_post`, then every row-wise site / plain forward; peers do the same."""
     import torch
 
-    hf_model, model = _wrapped(config)
-    ids = _tokens(config, batch)
-    request = {"input_ids": ids}
+    hf_model, model = wrapped(config)
+    ids = tokens(config, batch)
+    asked = {"resid_post": "blocks.*.resid_post", "sites": row_wise_sites(model)}
+    others = readers(hf_model, config) if peers else {}
 
     def plain() -> None:
         with torch.no_grad():
             hf_model(input_ids=ids, use_cache=False)
 
-    times = interleaved({"plain": plain, "read": lambda: model.run(request, read="blocks.*.resid_post")}, rounds)
-    what = f"read all resid_post in memory / plain forward, {name}, {batch[0]}×{batch[1]} tokens"
-    return [ratio(what, times, "read", "plain", goal)]
+    rows = []
+    for what, read in asked.items():
+        calls = {"plain": plain, "activarium": lambda read=read: model.run({"input_ids": ids}, read=read)}
+        ours = calls["activarium"]()
+        notes = {who: _told(gap(ours, peer(ids, what))) for who, peer in others.items() if not isinstance(peer, str)}
+        calls |= {who: lambda peer=peer, what=what: peer(ids, what) for who, peer in others.items() if not isinstance(peer, str)}
+        times = interleaved(calls, rounds)
+        shape = f"{name}, {batch[0]}×{batch[1]} tokens"
+        line = f"read {WORDS[what]} in memory / plain forward, {{}}{shape}"
+        rows.append(ratio(line.format(""), times, "activarium", "plain", goal if what == "resid_post" else ""))
+        for who, peer in others.items():
+            heading = line.format(f"{who}, ")
+            rows.append(absent(heading, peer) if isinstance(peer, str) else ratio(heading, times, who, "plain", note=notes[who]))
+    return rows
+
+
+def _told(gap: float) -> str:
+    return f"{'the same numbers' if gap < 1e-4 else 'OTHER NUMBERS'}: largest relative difference {gap:.0e}"
 
 
 def fixed_cost(rounds: int) -> list[Row]:
     """Milliseconds that one run costs beyond its forward, on a model too small to hide them."""
     import torch
 
-    hf_model, model = _wrapped({"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64, "vocab_size": 100})
+    hf_model, model = wrapped({"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64, "vocab_size": 100})
     ids = torch.randint(0, 100, (1, 8), generator=torch.Generator().manual_seed(0))
     encoded = model.inputs({"input_ids": ids})
 
@@ -66,14 +81,14 @@ def fixed_cost(rounds: int) -> list[Row]:
 def to_disk(
     config: dict[str, Any], batch: tuple[int, int], batches: int, rounds: int, name: str, goals: Sequence[str] = ("", "")
 ) -> list[Row]:
-    """All row-wise sites to disk as bfloat16 / plain forward, and against TransformerLens."""
+    """All row-wise sites to disk as bfloat16 / plain forward, and against peers that save what they read."""
     import torch
 
     import activarium as act
 
-    hf_model, model = _wrapped(config)
-    ids = torch.cat([_tokens(config, batch, seed) for seed in range(batches)])
-    wanted = [s for s in model.sites if _row_wise(model.sites[s])]
+    hf_model, model = wrapped(config)
+    ids = torch.cat([tokens(config, batch, seed) for seed in range(batches)])
+    wanted = row_wise_sites(model)
     options: dict[str, Any] = {"sites": wanted, "dtype": "bfloat16", "progress": False, "batch_tokens": batch[0] * batch[1]}
 
     def plain() -> None:
@@ -81,27 +96,44 @@ def to_disk(
             for part in ids.split(batch[0]):
                 hf_model(input_ids=part, use_cache=False)
 
-    with tempfile.TemporaryDirectory(prefix="activarium-bench-", dir=_disk()) as place:
+    with tempfile.TemporaryDirectory(prefix="activarium-bench-", dir=bench_disk()) as place:
         folder = Path(place) / "bench.acts"
 
         def ours() -> None:
             shutil.rmtree(folder, ignore_errors=True)
             act.capture(model, {"input_ids": ids}, to=folder, **options)
 
-        calls = {"plain": plain, "capture": ours}
-        peers = {k: c for k in PEERS if (c := peer(k, hf_model, config, ids.split(batch[0]), Path(place))) is not None}
-        times = interleaved(calls | peers, rounds)
+        others = readers(hf_model, config)
+        saved = {who: _saving(peer, ids.split(batch[0]), Path(place) / who) for who, peer in others.items() if not isinstance(peer, str)}
+        times = interleaved({"plain": plain, "capture": ours} | saved, rounds)
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20
         disk = disk_speed(Path(place))
+    seconds = medians(times)["capture"][0]
     shape = f"{name}, {batches} batches of {batch[0]}×{batch[1]} tokens"
-    note = f"{len(wanted)} sites, {size:,.0f} MiB a capture; this disk takes {disk:,.0f} MiB/s (written and synced)"
+    note = (
+        f"{len(wanted)} sites, {size:,.0f} MiB a capture, {ids.numel() / seconds:,.0f} rows/s, {size / seconds:,.0f} MiB/s; "
+        f"this disk takes {disk:,.0f} MiB/s (written and synced)"
+    )
     rows = [ratio(f"all row-wise sites to disk, bf16 / plain forward, {shape}", times, "capture", "plain", goals[0], note)]
-    saved = "the same places as bf16 safetensors; not synced to disk, while ours is"
-    rows += [
-        ratio(f"TransformerLens {peer} run_with_cache + save / our capture, {shape}", times, peer, "capture", goals[1], saved)
-        for peer in peers
-    ]
+    for who, peer in others.items():
+        what = f"{who} read + save / our capture, {shape}"
+        told = "the same places as bf16 safetensors; not synced to disk, while ours is"
+        rows.append(absent(what, peer, goals[1]) if isinstance(peer, str) else ratio(what, times, who, "capture", goals[1], told))
     return rows
+
+
+def _saving(read: Reader, parts: Sequence[Any], target: Path) -> Callable[[], None]:
+    import torch
+    from safetensors.torch import save_file
+
+    target.mkdir(exist_ok=True)
+
+    def call() -> None:
+        for i, part in enumerate(parts):
+            found = read(part, "sites")
+            save_file({k: v.to(torch.bfloat16).contiguous() for k, v in found.items()}, target / f"{i}.safetensors")
+
+    return call
 
 
 def import_time(rounds: int = 7) -> list[Row]:
@@ -127,45 +159,3 @@ def import_time(rounds: int = 7) -> list[Row]:
             note=f"brings {brought}",
         )
     ]
-
-
-def _wrapped(config: dict[str, Any]) -> tuple[Any, Any]:
-    """A GPT-2 of this shape with random weights, bare and wrapped; the same modules, so the same kernels."""
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    import activarium as act
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        hf_model = GPT2LMHeadModel(GPT2Config(**config, bos_token_id=0, eos_token_id=0)).eval()
-    return hf_model, act.wrap(hf_model, name="gpt2-shape", certify="quick")
-
-
-def _tokens(config: dict[str, Any], batch: tuple[int, int], seed: int = 0) -> Any:
-    import torch
-
-    return torch.randint(0, config["vocab_size"], batch, generator=torch.Generator().manual_seed(seed))
-
-
-def _row_wise(site: Any) -> bool:
-    """Everything with a row per token, but neither the logits nor what is only derived on demand."""
-    return "row" in site.axes and site.name != "logits" and not site.name.endswith(("head_out", "scores", "pattern"))
-
-
-def scribe() -> dict[str, Any]:
-    """The shape of the bundled model, or a small one while it is not there."""
-    from activarium import data
-
-    names = ("n_embd", "n_head", "n_layer", "n_positions", "vocab_size")
-    if "scribe" not in data.models():
-        return SMALLER
-    found = json.loads((data.folder("scribe") / "config.json").read_text(encoding="utf-8"))
-    return {name: found[name] for name in names}
-
-
-def _disk() -> Path:
-    """Beside the results rather than in /tmp, which may be memory."""
-    place = Path("out")
-    place.mkdir(exist_ok=True)
-    return place

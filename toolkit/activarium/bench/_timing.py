@@ -6,7 +6,7 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,25 +20,29 @@ class Row:
 
     Attributes:
         what: What was timed, with its shape.
-        value: The ratio, or milliseconds.
-        unit: `×` (ratio to the reference) or `ms`.
+        value: The ratio, or milliseconds; None where it could not be measured, and `note` says why.
+        unit: `×` (ratio to the reference), `ms` or `MiB`.
         goal: What we want it to be.
         spread: Lowest and highest value over the rounds.
         seconds: Median seconds of each call.
         processor: The same ratio in processor seconds: what is left of it when other programs keep the cores busy.
         note: What a reader should know beside the number.
+        part: Which part of the bench it belongs to, as `--only` names it.
     """
 
     what: str
-    value: float
+    value: float | None
     unit: str
     goal: str = ""
     spread: tuple[float, float] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     note: str = ""
     processor: float | None = None
+    part: str = ""
 
     def __str__(self) -> str:
+        if self.value is None:
+            return f"       —     {self.what}\n      {self.note}"
         spread = f" ({self.spread[0]:.3g} to {self.spread[1]:.3g})" if self.spread else ""
         times = ", ".join(f"{name} {1000 * s:,.1f} ms" for name, s in self.seconds.items())
         times += f"; in processor time {self.processor:.3f} {self.unit}" if self.processor is not None else ""
@@ -79,6 +83,21 @@ def beyond(what: str, call: tuple[float, float], plain: tuple[float, float], goa
     """Milliseconds that a call takes beyond the plain one."""
     wall, processor = (1000 * (a - b) for a, b in zip(call, plain, strict=True))
     return Row(what, wall, "ms", goal, seconds={"run": call[0], "plain": plain[0]}, processor=processor)
+
+
+def absent(what: str, why: str, goal: str = "") -> Row:
+    """A line for what could not be measured here."""
+    return Row(what, None, "", goal, note=why)
+
+
+def markdown(rows: Iterable[Row], machine: Mapping[str, Any]) -> str:
+    """The table as a README shows it, with the machine it was taken on."""
+    lines = [" · ".join(f"{k} {v}" for k, v in machine.items()), "", "| what | measured | goal | |", "|---|---|---|---|"]
+    for row in rows:
+        spread = f" ({row.spread[0]:.3g} to {row.spread[1]:.3g})" if row.spread else ""
+        found = "—" if row.value is None else f"{row.value:.3g} {row.unit}{spread}"
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (row.what, found, row.goal, row.note)) + " |")
+    return "\n".join(lines)
 
 
 def disk_speed(place: Path, size: int = 256 << 20) -> float:

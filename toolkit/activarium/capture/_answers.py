@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def needed(model: TorchRunner, names: Sequence[str], grad: bool) -> list[str]:
     wanted: list[str] = []
     for name in names:
         stem, _, leaf = name.rpartition(".")
-        wanted += [f"{stem}.{n}" for n in MADE_OF[leaf]] if leaf in MADE_OF else [name]
+        wanted += [f"{stem}.{n}" for n in MADE_OF[leaf]] if leaf in MADE_OF and model.site(name).kind == "derived" else [name]
         if grad and leaf in ("resid_mid", "resid_cross"):
             wanted.append(model.gradient_site(name))
         if grad and leaf == "pattern":
@@ -72,7 +73,9 @@ class Answers:
         if metrics is not None:
             recording.metric = self._measure(made.get("logits"), metrics)
             if self.session.grad:
-                recording._backward = lambda metric: self._gradients(recording, metric)
+                # The recording holds this function; holding it in turn would keep the whole graph until a garbage collection.
+                made_it = weakref.ref(recording)
+                recording._backward = lambda metric: self._gradients(cast(Recording, made_it()), metric)
         return recording
 
     def _space(self, name: str) -> str:
@@ -96,7 +99,16 @@ class Answers:
             return self._head_out(stem) if leaf == "head_out" else self._attention(stem, leaf)
         if site.kind == "answer":
             return self._rows(name, site, getattr(self.output, str(site.place.argument)))  # type: ignore[union-attr]
+        if site.axes == "head query key":
+            return self._tiles(name, site, self.session.raw[site.name])
         return self._rows(name, site, self.session.raw[site.name])
+
+    def _tiles(self, name: str, site: Site, value: Tensor) -> Activations:
+        """Scores or patterns that the model itself computed, `example head query key`, cut to each example's real rows."""
+        value = value.masked_fill(value <= torch.finfo(value.dtype).min / 2, -torch.inf)  # some models hide keys with a large number
+        counts = self.session.row_counts(site.rows)
+        parts = [value[e, :, :n, :n] for e, n in enumerate(counts)]
+        return Activations(parts, site.axes, site=name, index=self.session.table(site.rows), space=site.rows, provenance=self.provenance)
 
     def _rows(self, name: str, site: Site, value: Tensor) -> Activations:
         if site.kind == "module":
@@ -166,9 +178,13 @@ class Answers:
         raw = list(self.session.raw.values())
         found = torch.autograd.grad(recording.metric[metric].sum(), raw, retain_graph=True, allow_unused=True)
         grads = {n: torch.zeros_like(r) if g is None else g for n, r, g in zip(seen, raw, found, strict=True)}
-        names = [n for n in recording if self.model.site(n).kind in ("place", "rotary", "module") or n.endswith(".pattern")]
+        names = [n for n in recording if self._has_gradient(n)]
         sites = {n: self._gradient(n, grads) for n in names}
         return Recording(sites, recording.rows, {**recording.provenance, "gradient_of": metric}, recording._aliases)
+
+    def _has_gradient(self, name: str) -> bool:
+        site = self.model.site(name)
+        return name.endswith(".pattern") or (site.kind in ("place", "rotary", "module") and site.axes != "head query key")
 
     def _gradient(self, name: str, grads: Mapping[str, Tensor]) -> Activations:
         if name.endswith(".pattern"):

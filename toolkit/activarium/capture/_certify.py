@@ -63,12 +63,14 @@ class Certificate:
         mode: `full`, `quick` or `none`.
         algebra: Stack → how its blocks add up (`pre-norm`, `parallel`, `post-norm`).
         missing: How many sites of the vocabulary the model does not have.
+        notes: What a reader of the numbers should know, such as how the weights were processed.
     """
 
     checks: tuple[Check, ...]
     mode: str
     algebra: dict[str, str]
     missing: int = 0
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def none(cls) -> Certificate:
@@ -109,7 +111,8 @@ class Certificate:
     def summary(self) -> dict[str, Any]:
         """For a manifest."""
         worst = max((c.gap for c in self.checks), default=0.0)
-        return {"verdict": self.verdict, "mode": self.mode, "algebra": dict(self.algebra), "worst_gap": worst, "checks": len(self.checks)}
+        found = {"verdict": self.verdict, "mode": self.mode, "algebra": dict(self.algebra), "worst_gap": worst, "checks": len(self.checks)}
+        return found | ({"notes": list(self.notes)} if self.notes else {})
 
     def _lines(self) -> list[list[str]]:
         return [
@@ -125,13 +128,15 @@ class Certificate:
             [
                 f"Certificate: {self.verdict}; {algebra}",
                 *("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines),
+                *(f"note: {n}" for n in self.notes),
             ]
         )
 
     def _repr_html_(self) -> str:
         rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in line) + "</tr>" for line in self._lines())
         head = "".join(f"<th>{c}</th>" for c in ("", "check", "worst at", "gap", "allowed", "sites", ""))
-        return f"<strong>{html.escape(self.verdict)}</strong><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        notes = "".join(f"<p>{html.escape(n)}</p>" for n in self.notes)
+        return f"<strong>{html.escape(self.verdict)}</strong><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{notes}"
 
 
 def certify(model: TorchRunner, *, full: bool = True) -> Certificate:
@@ -168,7 +173,8 @@ class _Examiner:
 
     def _certificate(self, full: bool) -> Certificate:
         algebra = {name: stack.blocks[0].algebra for name, stack in self.model.anatomy.stacks.items()}
-        return Certificate(tuple(self.checks), "full" if full else "quick", algebra, len(self.model.sites.missing))
+        mode = "full" if full else "quick"
+        return Certificate(tuple(self.checks), mode, algebra, len(self.model.sites.missing), self.model.notes())
 
     def _note(self, name: str, site: str, gap: float, tolerance: float | None = None, count: int = 1, note: str = "") -> None:
         self.checks.append(Check(name, site, gap, self.tolerance if tolerance is None else tolerance, count, note))
@@ -219,23 +225,25 @@ class _Examiner:
 
     def _identities(self, recording: Recording) -> None:
         worst: dict[str, tuple[float, str, int]] = {}
+        allowed: dict[str, float] = {}
         for identity in self._block_identities(recording):
             gap, site, count = worst.get(identity.name, (-1.0, "", 0))
             worst[identity.name] = (max(gap, identity.gap), identity.site if identity.gap > gap else site, count + 1)
-        doubtful = [name for name, (gap, _, _) in worst.items() if gap > self.tolerance]
+            allowed[identity.name] = max(self.tolerance, identity.floor)
+        doubtful = [name for name, (gap, _, _) in worst.items() if gap > allowed[name]]
         wide = self._upcast_gaps() if doubtful and self.model.dtype != torch.float64 else {}
         for name, (gap, site, count) in worst.items():
             if name in doubtful and gap <= EXCUSABLE * self.tolerance and wide.get(name, 1.0) <= 1e-9:
                 self._note(name, site, gap, max(gap, self.tolerance), count, f"rounding: the gap is {wide[name]:.0e} in float64")
             else:
-                self._note(name, site, gap, None, count)
+                self._note(name, site, gap, allowed[name], count)
 
     def _upcast_gaps(self) -> dict[str, float]:
         """The same identities in float64: rounding disappears, a bug stays."""
-        from activarium.capture._runner import TorchRunner
-
         try:
-            model = TorchRunner(self.model.name, copy.deepcopy(self.model.torch_module).double(), self.model._encoder, self.model.anatomy)
+            model = type(self.model)(
+                self.model.name, copy.deepcopy(self.model.torch_module).double(), self.model._encoder, self.model.anatomy
+            )
             model.certificate, model.sites = Certificate.none(), self.model.sites
             examiner = _Examiner(model)
             recording = model.run(examiner.inputs, examiner.reads)
@@ -302,7 +310,7 @@ class _Examiner:
         problems += [
             (d.gap, f"{d.site}: {d.name} no longer holds")
             for d in self._around(after, stack, i)
-            if model.sites.find(d.site).name not in changed
+            if model.sites.find(d.site).name not in changed and not d.gap <= d.floor
         ]
         gap, why = max(problems)
         entry = f"{model.anatomy.stacks[stack].prefix}blocks.{i}.resid_pre"
@@ -327,11 +335,17 @@ class _Examiner:
             yield from exit_identities(self.model, recording, [stack])
 
     def _reaches(self, base: Recording, after: Recording, name: str) -> bool:
-        """Queries and keys have no identity that shows whether the kernel got them: rotation is the family's own."""
-        rotated = f"{name}_rot"
-        if not name.endswith((".q", ".k")) or rotated not in base or self.model.sites.find(rotated).name == name:
+        """Where no identity shows that a value was used (rotation and activation are the family's own), what follows must change."""
+        stem, _, leaf = name.rpartition(".")
+        if leaf in ("pre", "up") and name in self.model.sites:
+            return not torch.equal(base[f"{stem}.post"].tensor, after[f"{stem}.post"].tensor)
+        if leaf not in ("q", "k"):
             return True
-        return not torch.equal(base[rotated].tensor, after[rotated].tensor)
+        rotated = f"{name}_rot"
+        if rotated in base and self.model.sites.find(rotated).name != name:
+            return not torch.equal(base[rotated].tensor, after[rotated].tensor)
+        pattern = f"{stem}.pattern"
+        return pattern not in base or not torch.equal(base[pattern].example(0).tensor, after[pattern].example(0).tensor)
 
 
 def probe_inputs(model: TorchRunner) -> Inputs:

@@ -17,12 +17,15 @@ def read_cut(raw: Tensor, cut: Cut) -> Tensor:
 
     Cuts: `None` whole; `("part", start, stop)` a slice; `("heads", start, stop, heads)` a slice in heads;
     `("interleaved", part, parts, heads)` where every head holds its own query, key and value;
+    `("swapped",)` heads before positions, `example head position d_head`;
     `("grid",)` a convolution's `example channel height width`, whose cells are the rows.
     """
     if cut is None:
         return raw
     if cut[0] == "grid":
         return raw.flatten(2).transpose(1, 2)
+    if cut[0] == "swapped":
+        return raw.transpose(1, 2)
     if cut[0] == "part":
         return raw[..., cut[1] : cut[2]]  # type: ignore[misc]
     if cut[0] == "heads":
@@ -37,6 +40,8 @@ def write_cut(raw: Tensor, values: Tensor, cut: Cut) -> Tensor:
         return values
     if cut[0] == "grid":
         return values.transpose(1, 2).reshape(raw.shape)
+    if cut[0] == "swapped":
+        return values.transpose(1, 2)
     if cut[0] == "interleaved":
         _, part, parts, heads = cut
         pieces = list(raw.unflatten(-1, (heads, parts, -1)).unbind(-2))  # type: ignore[arg-type]

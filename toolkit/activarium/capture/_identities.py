@@ -10,20 +10,25 @@ import torch
 from torch import Tensor
 
 from activarium.activations import Recording
+from activarium.attention import AttentionSpec, scores_and_pattern
 from activarium.capture._block import Block
 
 if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner
 
 
+SOFTMAX = 1e-6  # many models compute the softmax of their patterns in float32, whatever their own type
+
+
 @dataclass(frozen=True)
 class Identity:
-    """`site` was read as `got`; from other sites and weights it must be `wanted`."""
+    """`site` was read as `got`; from other sites and weights it must be `wanted`. `floor` is the least gap that shows anything."""
 
     name: str
     site: str
     got: Tensor
     wanted: Tensor
+    floor: float = 0.0
 
     @property
     def gap(self) -> float:
@@ -127,9 +132,23 @@ class BlockAlgebra:
             sums.append(share.sum(-1).T)
         yield Identity("pattern @ v = z", f"{self.prefix}{room}.z", z.tensor.double(), torch.cat(mixed))
         total = torch.cat(sums)
-        spec = self.rec.attention[f"{self.prefix}{room}"]
-        wanted = torch.ones_like(total) if spec.sinks is None else total.clamp(0, 1)
-        yield Identity("pattern rows sum to 1 with the sink", f"{self.prefix}{room}.pattern", total, wanted)
+        spec = self.rec.attention.get(f"{self.prefix}{room}")
+        wanted = torch.ones_like(total) if spec is not None and spec.sinks is None else total.clamp(0, 1)
+        floor = SOFTMAX if self.model.sites[f"{self.prefix}{room}.pattern"].kind == "place" else 0.0
+        yield Identity("pattern rows sum to 1 with the sink", f"{self.prefix}{room}.pattern", total, wanted, floor)
+        if spec is not None and floor:
+            yield self._described(room, spec)
+
+    def _described(self, room: str, spec: AttentionSpec) -> Identity:
+        """A pattern that the model computed itself must follow from its queries and keys, as a store will compute it."""
+        name = f"{self.prefix}{room}.pattern"
+        pattern, q, k = (self.rec[f"{self.prefix}{room}.{n}"] for n in ("pattern", "q_rot", "k_rot"))
+        got, wanted = [], []
+        for example in q.index.examples:  # type: ignore[union-attr]
+            rows = q.index.span(example)  # type: ignore[union-attr]
+            got.append(pattern.example(example).tensor.double().flatten())
+            wanted.append(scores_and_pattern(q.tensor[rows], k.tensor[rows], spec, torch.float64)[1].flatten())
+        return Identity("pattern = softmax(scaled q_rot k_rot)", name, torch.cat(got), torch.cat(wanted), SOFTMAX)
 
     def _after(self, room: str) -> Iterator[Identity]:
         role = f"{room}.post"

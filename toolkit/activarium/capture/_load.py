@@ -18,6 +18,7 @@ from activarium.capture._certify import Certificate
 from activarium.capture._certify import certify as prove
 from activarium.capture._encode import Encoder
 from activarium.capture._interface import own_configs
+from activarium.capture._lens import LensRunner, is_lens_model, look
 from activarium.capture._probe import Anatomy, find_sites, trace_model
 from activarium.capture._runner import TorchRunner
 from activarium.capture._spaces import find_spaces, prefix_kinds, probe_pixels, probe_tokens, uncommon_tokens
@@ -56,7 +57,8 @@ def wrap(
     """A model that is already in memory, with named sites. Its weights are not touched.
 
     Args:
-        model: A Hugging Face transformer; it is put into evaluation mode.
+        model: A Hugging Face transformer, or a `HookedTransformer` or `TransformerBridge` of TransformerLens; it is put into
+            evaluation mode.
         tokenizer: Its tokenizer, image processor, or a processor that holds both.
         processor: Its image processor, if the tokenizer was given first.
         name: How it is called in results; by default its class.
@@ -70,17 +72,26 @@ def wrap(
     """
     tokenizer, processor = _sort_out(tokenizer, processor)
     model.eval()
+    title = name or type(model).__name__
+    with _few_threads():
+        runner = _lens_runner(model, tokenizer, title) if is_lens_model(model) else _torch_runner(model, tokenizer, processor, title)
+        runner.certificate = Certificate.none() if certify is False else prove(runner, full=certify != "quick")
+    runner.certificate.require()
+    return runner
+
+
+def _lens_runner(model: Any, tokenizer: Any, title: str) -> TorchRunner:
+    tokenizer = tokenizer if tokenizer is not None else model.tokenizer
+    return LensRunner(title, model, *look(model, tokenizer, title))
+
+
+def _torch_runner(model: nn.Module, tokenizer: Any, processor: Any, title: str) -> TorchRunner:
     own_configs(model)
     spaces = find_spaces(model)
     # Nobody asked for a cache of keys and values, and building one costs time in every forward.
     quiet = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
-    title = name or type(model).__name__
-    with _few_threads():
-        anatomy, spaces = _look(model, spaces, tokenizer, quiet, title)
-        runner = TorchRunner(title, model, Encoder(spaces, tokenizer, processor, quiet), anatomy)
-        runner.certificate = Certificate.none() if certify is False else prove(runner, full=certify != "quick")
-    runner.certificate.require()
-    return runner
+    anatomy, spaces = _look(model, spaces, tokenizer, quiet, title)
+    return TorchRunner(title, model, Encoder(spaces, tokenizer, processor, quiet), anatomy)
 
 
 @contextmanager

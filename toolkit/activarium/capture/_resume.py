@@ -52,7 +52,7 @@ class Resume:
             if start:
                 arguments = {k: v[:, start:] if v.ndim == 2 else v for k, v in arguments.items()}
             with standing_aside({stack.name: (stack, depth, padded)}, self.model):
-                return self.model.torch_module(**arguments, **{**self.model._encoder.quiet, **extra})
+                return self.model.call(**arguments, **{**self.model._encoder.quiet, **extra})
 
         if start:
             batch = _tail(inputs, start)
@@ -75,7 +75,7 @@ class Resume:
         rows = resid.to(model.device, model.dtype)[:, None]
         aside = {s.name: (s, len(s.blocks), rows if s.name == name else None) for s in model.anatomy.stacks.values()}
         with standing_aside(aside, model), torch.set_grad_enabled(torch.is_grad_enabled() and resid.requires_grad):
-            output = model.torch_module(**self._dummies(len(rows)), **model._encoder.quiet)
+            output = model.call(**self._dummies(len(rows)), **model._encoder.quiet)
         logits = output.logits
         logits = logits[:, -1] if logits.ndim == 3 else logits
         if len(logits) != len(rows) or not torch.isfinite(logits[torch.isfinite(rows[:, 0]).all(-1)]).all():
@@ -89,8 +89,7 @@ class Resume:
         made: dict[str, Tensor] = {}
         for space in self.model._encoder.spaces.values():
             if space.modality == "text":
-                pad = getattr(self.model.torch_module.config, "pad_token_id", None)
-                made[space.argument] = torch.full((count, 1), int(pad == 0), dtype=torch.long, device=self.model.device)
+                made[space.argument] = torch.full((count, 1), int(space.pad == 0), dtype=torch.long, device=self.model.device)
             else:
                 made[space.argument] = torch.zeros(1, *space.image, device=self.model.device, dtype=self.model.dtype)
         return made
@@ -152,14 +151,15 @@ def standing_aside(stacks: dict[str, tuple[Stack, int, Tensor | None]], model: T
                 turns = {b.turn: i for i, b in enumerate(stack.blocks) if b.path == path}
                 keys = {i: stack.blocks[i].places["resid_pre"].argument for i in turns.values()}
                 bound.append((module, module.__dict__.get("forward")))
-                module.forward = _aside(module.forward, turns, keys, depth, values, stack.container)  # type: ignore[method-assign]
+                # Past the module's own __setattr__: wrappers of other libraries pass what is set on to what they wrap.
+                module.__dict__["forward"] = _aside(module.forward, turns, keys, depth, values, stack.container)
         yield
     finally:
         for module, own in bound:
             if own is None:
-                del module.__dict__["forward"]  # the class's own forward shows again
+                module.__dict__.pop("forward", None)  # the class's own forward shows again
             else:
-                module.forward = own  # somebody had replaced it already
+                module.__dict__["forward"] = own  # somebody had replaced it already
 
 
 def _aside(forward: Any, turns: dict[int, int], keys: dict[int, int | str], depth: int, values: Tensor | None, container: bool) -> Any:

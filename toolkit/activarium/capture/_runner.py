@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ from activarium.capture import _weights
 from activarium.capture._answers import Answers, needed, needs_kernel
 from activarium.capture._encode import Encoder
 from activarium.capture._inputs import Batch, Inputs
+from activarium.capture._interface import watching
+from activarium.capture._kernel import Seat
 from activarium.capture._probe import Anatomy
 from activarium.capture._resume import Resume
 from activarium.capture._session import Keep, Session, Stop, as_rows
@@ -106,6 +108,10 @@ class TorchRunner:
             "certificate": self.certificate.summary(),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its numbers should know; kept in the certificate."""
+        return ()
 
     def _weight_hash(self) -> str:
         """Hashed again only if a weight was changed or replaced: torch counts every change in place."""
@@ -306,7 +312,15 @@ class TorchRunner:
             if method is None:
                 raise InputError(f"{self.name} needs texts for {' and '.join(self._encoder.spaces)}; found only {', '.join(given)}.")
             return getattr(self.torch_module, method)(**arguments)
-        return self.torch_module(**arguments, **self._encoder.quiet)
+        return self.call(**arguments, **self._encoder.quiet)
+
+    def call(self, **arguments: Any) -> Any:
+        """The model's own forward; what it returns has `logits` if it has a head."""
+        return self.torch_module(**arguments)
+
+    def kernel(self, seat: Seat) -> AbstractContextManager[None]:
+        """While it is open, the seat sees what enters every attention kernel."""
+        return watching(self.torch_module, seat)
 
     def kept(self, inputs: Inputs, name: str, value: Tensor) -> Activations:
         """The rows, without pads, of what `keep` is given for a site while these inputs run."""

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from activarium.attention import DERIVED
 from activarium.capture._cuts import read_cut, replace_first, write_cut
 from activarium.capture._inputs import Batch, example_rows
-from activarium.capture._interface import watching
 from activarium.capture._kernel import Seat
 from activarium.capture._sites import Place, Site
 from activarium.capture._trace import first_tensor
@@ -145,7 +144,7 @@ class Session:
                     else:
                         handles.append(module.register_forward_hook(self._after(path, taps)))
                 if self.seat.taken:
-                    stack.enter_context(watching(self.model.torch_module, self.seat))
+                    stack.enter_context(self.model.kernel(self.seat))
                 yield
             finally:
                 for handle in handles:
@@ -161,12 +160,13 @@ class Session:
                     continue
                 value = args[key] if isinstance(key, int) else kwargs[key]
                 new = self._handle(tap, value)
-                if new is not value:
+                if new is not value or (self.grad and tap.place.also):
                     changed = True
-                    if isinstance(key, int):
-                        args = (*args[:key], new, *args[key + 1 :])
-                    else:
-                        kwargs = {**kwargs, key: new}
+                    for k in (key, *tap.place.also):
+                        if isinstance(k, int):
+                            args = (*args[:k], new, *args[k + 1 :])
+                        else:
+                            kwargs = {**kwargs, k: new}
             return (args, kwargs) if changed else None
 
         return hook

@@ -20,6 +20,7 @@ class Place:
         argument: Which input: position or keyword.
         turn: Which execution of the module in one forward (shared layers run many times).
         cut: How the last axis is cut up: `None` (whole), `("heads", n)`, or a fused layout `("split"|"interleaved", part, sizes…)`.
+        also: Inputs that carry the same values and are written together with `argument`.
     """
 
     path: str
@@ -27,6 +28,7 @@ class Place:
     argument: int | str = 0
     turn: int = 0
     cut: tuple[str | int, ...] | None = None
+    also: tuple[int | str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,12 +179,38 @@ LENS = {
     "mlp.hook_pre_linear": "mlp.up",
     "mlp.hook_post": "mlp.post",
     "hook_embed": "token_embed",
+    # How a TransformerBridge calls them. Its mlp.in.hook_out is no alias: which branch it is depends on the model.
+    "hook_in": "resid_pre",
+    "hook_out": "resid_post",
+    "attn.hook_in": "attn.in",
+    "attn.q.hook_out": "attn.q",
+    "attn.k.hook_out": "attn.k",
+    "attn.v.hook_out": "attn.v",
+    "attn.o.hook_in": "attn.z",
+    "attn.o.hook_out": "attn.proj",
+    "attn.hook_out": "attn.proj",
+    "mlp.hook_in": "mlp.in",
+    "mlp.out.hook_in": "mlp.post",
+    "mlp.out.hook_out": "mlp.proj",
+    "mlp.hook_out": "mlp.proj",
+    "embed.hook_out": "token_embed",
+    "unembed.hook_in": "final_norm",
+    "unembed.hook_out": "logits",
 }
+OUTSIDE = ("hook_embed", "embed.hook_out", "unembed.hook_in", "unembed.hook_out")  # not in a block
 
 
 def lens_alias(name: str) -> str | None:
     """Our name for a TransformerLens name such as `blocks.8.hook_resid_pre`, or None. They are read-only aliases."""
     parts = name.split(".", 2)
-    if len(parts) == 3 and parts[0] == "blocks" and parts[2] in LENS:
-        return f"blocks.{parts[1]}.{LENS[parts[2]]}"
-    return LENS.get(name)
+    if len(parts) == 3 and parts[0] == "blocks":
+        return f"blocks.{parts[1]}.{LENS[parts[2]]}" if parts[2] in LENS and parts[2] not in OUTSIDE else None
+    return LENS[name] if name in OUTSIDE else None
+
+
+def lens_name(site: str) -> str | None:
+    """TransformerLens' name for a site of ours, `blocks.8.resid_pre` → `blocks.8.hook_resid_pre`, or None if it has none."""
+    stem, block, short = site.split(".", 2) if site.startswith("blocks.") and site.count(".") > 1 else ("", "", site)
+    known = (theirs for theirs, ours in LENS.items() if ours == short and (theirs in OUTSIDE) == (not stem))
+    found = next(known, None)
+    return found if found is None or not stem else f"{stem}.{block}.{found}"

@@ -96,5 +96,5 @@ def probe_pixels(space: Space, examples: int, dtype: torch.dtype, seed: int = 0)
 
 def uncommon_tokens(model: nn.Module, tokenizer: Any) -> tuple[int, ...]:
     """Ids that a probe leaves out: models treat pads and other special tokens in ways of their own."""
-    pad = getattr(model.config, "pad_token_id", None)
+    pad = getattr(getattr(model, "config", None), "pad_token_id", None)
     return (*(getattr(tokenizer, "all_special_ids", None) or ()), *([] if pad is None else [int(pad)]))
