@@ -107,6 +107,12 @@ def test_chosen_examples_keep_their_numbers_and_their_order(llama):
     assert (made.recording["blocks.0.attn.pattern"].example(2).tensor[0] == 0).all()
 
 
+def test_labels_come_along(llama):
+    made = llama.generate({"text": PROMPTS, "label": ["a", "b", "c"]}, max_new_tokens=2, read="blocks.0.resid_post")
+    rows = made.recording.rows[""]
+    assert [rows["label"][rows.span(e)].tolist() for e in range(3)] == [[w] * (len(p) + 2) for w, p in zip("abc", PROMPTS, strict=True)]
+
+
 def test_any_module_is_read_in_every_step(llama):
     names = ["module:model.layers.0.mlp", "blocks.0.mlp.out"]
     made = llama.generate(PROMPTS, max_new_tokens=4, read=names)
