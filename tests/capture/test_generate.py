@@ -107,6 +107,25 @@ def test_chosen_examples_keep_their_numbers_and_their_order(llama):
     assert (made.recording["blocks.0.attn.pattern"].example(2).tensor[0] == 0).all()
 
 
+@pytest.mark.parametrize(
+    "own", [{"num_beams": 3, "num_return_sequences": 2}, {"prefill_chunk_size": 2}, {"do_sample": True}, {"use_cache": False}]
+)
+def test_settings_of_the_model_do_not_bend_the_law(own):
+    model = wrapped("llama")
+    wanted = model.generate(PROMPTS, max_new_tokens=4).ids
+    for name, value in own.items():
+        setattr(model.torch_module.generation_config, name, value)
+    made = model.generate(PROMPTS, max_new_tokens=4, read="blocks.0.resid_post")
+    assert all(torch.equal(a, b) for a, b in zip(made.ids, wanted, strict=True))
+    law(model, made, ["blocks.0.resid_post"])
+
+
+def test_labels_come_along(llama):
+    made = llama.generate({"text": PROMPTS, "label": ["a", "b", "c"]}, max_new_tokens=2, read="blocks.0.resid_post")
+    rows = made.recording.rows[""]
+    assert [rows["label"][rows.span(e)].tolist() for e in range(3)] == [[w] * (len(p) + 2) for w, p in zip("abc", PROMPTS, strict=True)]
+
+
 def test_any_module_is_read_in_every_step(llama):
     names = ["module:model.layers.0.mlp", "blocks.0.mlp.out"]
     made = llama.generate(PROMPTS, max_new_tokens=4, read=names)

@@ -68,7 +68,11 @@ def generate(
     options = {"max_new_tokens": max_new_tokens, "eos_token_id": ends.ids or None, **chosen}
     arguments = {k: v.to(model.device) for k, v in _arguments(prompts, space).items()}
     own, text, mask = model.torch_module.generate, prompts.spaces[space].argument, arguments[_mask(space)]
-    given: dict[str, Any] = {"pad_token_id": prompts.spaces[space].pad, "use_cache": True, "num_beams": 1, "return_dict_in_generate": True}
+    given: dict[str, Any] = {
+        "pad_token_id": prompts.spaces[space].pad, "use_cache": True, "return_dict_in_generate": True,
+        # Whatever the model's own settings say: one text for a prompt, and all of the prompt in one forward.
+        "num_beams": 1, "num_return_sequences": 1, "prefill_chunk_size": None,
+    }  # fmt: skip
     if space == "decoder":
         # Made from its config, the cache would have as many layers as the encoder.
         given["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())

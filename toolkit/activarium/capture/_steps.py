@@ -171,7 +171,8 @@ class Steps:
         tables = Rows.concatenate([_plain(t) for t in self._tables])
         # Forwards come one after the other, texts side by side; a recording has one text after the other.
         places = {int(number): place for place, number in enumerate(inputs.numbers)}
-        self._order = torch.as_tensor(np.lexsort((tables["position"], [places[int(e)] for e in tables["example"]])))
+        place = np.array([places[int(e)] for e in tables["example"]])
+        self._order = torch.as_tensor(np.lexsort((tables["position"], place)))
         self._rows = {s: _with_phase(r, np.zeros(len(r), int)) for s, r in inputs.batch.rows.items()}
         self._rows[self.space] = _with_phase(inputs.batch.rows[self.space], tables["step"][self._order.numpy()])
         hold = {name: self.model.sites_hold(name) for name in self.names}
