@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check lab bench widgets clean
+.PHONY: help demo test check stress lab bench widgets clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ check: $(STAMP) ## the fast part: tests without browser, stress and slow ones; l
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not browser and not stress and not slow and not gpu"
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+
+stress: $(STAMP) ## what is repeated on purpose: captures killed at sixty random moments, every step of a write
+	$(BIN)/python -m pytest -m stress
 
 lab: $(STAMP) ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks
@@ -42,5 +45,5 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "'$(PYTHON)' cannot make virtual environments. On Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,cluster,dev]'
 	@touch $@

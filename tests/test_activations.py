@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activarium.activations import AXES, Activations, Computed, Recording, is_pattern, matching
+from activarium._parts import Computed
+from activarium.activations import AXES, Activations, Recording, is_pattern, matching
 from activarium.errors import AxisError, CapacityError, InputError, UnknownName, UnknownSite
 from activarium.rows import Rows
 

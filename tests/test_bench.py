@@ -12,6 +12,7 @@ from activarium.bench import Row, interleaved, ratio
 from activarium.bench.__main__ import PARTS, main, parts
 from activarium.bench._arrow import OneSite, draws, one_site
 from activarium.bench._memory import peak, peaks
+from activarium.bench._patterns import REFS, patterns
 from activarium.bench._peers import MAKERS, gap, readers
 from activarium.bench._rows import in_memory, to_disk
 from activarium.bench._shapes import SMALLER, row_wise_sites, tokens, wrapped
@@ -174,3 +175,12 @@ def test_the_arrow_cache_holds_the_same_rows(tmp_path: Path) -> None:
     table = load_from_disk(str(tmp_path / "arrow")).with_format("torch")
     stored = act.open(tmp_path / "bench.acts")[case.site].tensor
     assert torch.allclose(table[:][case.hook].flatten(0, 1), stored, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REFS.exists(), reason="only Linux can forget an earlier peak of memory")
+def test_reading_a_pattern_by_tiles_takes_the_memory_of_a_tile() -> None:
+    (row,) = patterns(3072)
+    assert row.value < 0.25
+    assert "3072 tokens" in row.what
+    assert "MiB tiles" in row.note

@@ -82,6 +82,9 @@ def test_capture_hands_on_what_it_was_given(monkeypatch: pytest.MonkeyPatch, tmp
         "to": Path("a.acts"),
         "dtype": "bfloat16",
     }
+    calls.clear()
+    run("capture", "scribe", "--data", tmp_path / "texts.txt", "--sites", "logits", "--to", "a.acts", "--append", "--on", "10.0.0.5:6379")
+    assert calls["append"] is True and calls["on"] == "10.0.0.5:6379" and "dtype" not in calls
 
 
 def test_capture_says_which_option_is_missing() -> None:

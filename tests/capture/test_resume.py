@@ -5,6 +5,7 @@ import torch
 
 import activarium as act
 from activarium import testing
+from activarium.edits import Where, Zero
 from activarium.errors import InputError, MissingSite, UnknownName
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])
@@ -70,6 +71,24 @@ def test_position_prefix_is_reused(family, start):
     wanted = whole.logits.tensor.reshape(2, 6, -1)[:, start:].flatten(0, 1)
     assert rest.logits.tensor.shape == wanted.shape
     assert torch.allclose(rest.logits.tensor, wanted, atol=1e-5)
+
+
+def test_keys_of_a_prefix_reach_edits_and_no_half_pattern_is_given():
+    """Rotated keys of the later positions are read alone; an edited pattern covers the earlier keys too."""
+    model, start = act.wrap(*testing.tiny("llama"), certify=False), 3
+    ids = torch.arange(20, 26)[None]
+    read = ["blocks.*.attn.k_rot", "blocks.*.attn.v", "blocks.*.resid_post"]
+    edit = Zero("blocks.1.attn.pattern", where=Where(keys=1))
+    whole, edited = model.run(ids, read=read), model.run(ids, read="blocks.1.resid_post", edits=[edit])
+    late = {"at": "blocks.1.resid_pre", "values": whole["blocks.0.resid_post"].tensor[start:], "start": start, "cached_kv": whole}
+    rest = model.resume(ids, read="blocks.1.attn.k_rot", **late)
+    assert torch.allclose(rest["blocks.1.attn.k_rot"].tensor, whole["blocks.1.attn.k_rot"].tensor[start:], atol=1e-6)
+    rest = model.resume(ids, read="blocks.1.resid_post", edits=[edit], **late)
+    assert torch.allclose(rest["blocks.1.resid_post"].tensor, edited["blocks.1.resid_post"].tensor[start:], atol=1e-5)
+    with pytest.raises(
+        InputError, match="blocks.1.attn was given earlier keys from a cache, which were not read, so its pattern is not known"
+    ):
+        model.resume(ids, read="blocks.1.attn.pattern", **late)["blocks.1.attn.pattern"]
 
 
 def test_prefix_reuse_is_refused_where_it_would_be_wrong():

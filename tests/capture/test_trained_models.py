@@ -63,3 +63,31 @@ def test_story_is_likely_and_shuffled_story_is_not():
     ids = model.inputs(text).data[""][0]
     shuffled = torch.cat([ids[:1], ids[1:][torch.randperm(len(ids) - 1, generator=torch.Generator().manual_seed(0))]])
     assert loss(ids) < 2.0 < loss(shuffled)
+
+
+def test_sorting_model_sorts_while_it_writes():
+    """All 729 inputs in one batch with the cache, and the rows read on the way are those of one forward."""
+    model = act.load(SHARED / "models" / "gpt2-nano-sort", certify=False)
+    given = torch.tensor(list(product(range(3), repeat=6)))
+    made = model.generate(given, max_new_tokens=5, read=["blocks.*.attn.z", "logits"])
+    assert torch.equal(torch.stack(made.ids), given.sort(dim=1).values[:, :5])
+    clean = model.run(made.inputs, read="blocks.*.attn.z")
+    for name in ("blocks.*.attn.z", "logits"):
+        assert torch.allclose(made.recording[name].tensor, clean[name].tensor, atol=1e-4, rtol=1e-5)
+
+
+def test_stories_of_different_length_go_on_as_transformers_alone_writes_them():
+    model = act.load(SHARED / "models" / "stories260K", certify=False)
+    texts = ["Once upon a time, there was a little girl named Lily.", "Tom had a red", "One day"]
+    made = model.generate(texts, max_new_tokens=40, read=["blocks.*.resid_post", "blocks.*.attn.pattern"])
+    for text, ids in zip(texts, made.ids, strict=True):
+        alone = torch.tensor([model.tokenizer(text)["input_ids"]])
+        theirs = model.torch_module.generate(alone, max_new_tokens=40, do_sample=False, attention_mask=torch.ones_like(alone))
+        assert torch.equal(ids, theirs[0, alone.shape[1] :])
+    clean = model.run(made.inputs, read=["blocks.*.resid_post", "blocks.*.attn.pattern"])
+    for layer in range(len(model.anatomy.stacks[""].blocks)):
+        ours, theirs = (r[f"blocks.{layer}.resid_post"].tensor for r in (made.recording, clean))
+        assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
+        for tile in made.recording[f"blocks.{layer}.attn.pattern"].tiles(queries=16):
+            wanted = clean[f"blocks.{layer}.attn.pattern"].example(tile.example, heads=tile.heads, queries=tile.queries).tensor
+            assert torch.allclose(tile.values, wanted, atol=1e-5)

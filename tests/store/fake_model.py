@@ -37,6 +37,9 @@ class Inputs:
     def select(self, indices):
         return Inputs([self.texts[i] for i in indices], self.numbers[list(indices)])
 
+    def numbered(self, first):
+        return Inputs(self.texts, first + np.arange(len(self)))
+
     @property
     def hash(self):
         return hashlib.blake2b(b"".join(t.tobytes() + b"|" for t in self.texts), digest_size=8).hexdigest()

@@ -90,7 +90,8 @@ def test_bfloat16_is_kept_to_the_bit(tmp_path):
 
 def test_an_empty_store_has_no_rows(tmp_path):
     writer = StoreWriter(tmp_path / "s.acts", draft(5))
-    writer._begin(FakeModel().run(Inputs(texts(5)), list(SITES)))
+    writer._cutter.complete(FakeModel().run(Inputs(texts(5)), list(SITES)))
+    writer._begin()
     writer.abort()
     store = open_store(tmp_path / "s.acts")
     assert store["pooled"].shape == (0, 8)

@@ -4,9 +4,6 @@ import itertools
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -26,18 +23,8 @@ from activarium.workflows.capture_stream import MemorySink, Stream
 
 from ..store.fake_model import FakeModel, texts
 
-ROOT = str(Path(__file__).parents[2])
 SITES = ["blocks.*.resid_post", "blocks.*.attn.pattern", "encoder.out", "pooled"]
 OPTIONS = {"batch_tokens": 64, "shard_bytes": 40_000}
-
-CHILD = """
-import sys
-sys.path.insert(0, sys.argv[2])
-from tests.workflows.test_capture import FakeModel, OPTIONS, SITES, capture, texts
-print("ready", flush=True)
-capture(FakeModel(slow=0.02), texts(80), SITES, sys.argv[1], progress=False, **OPTIONS)
-print("finished", flush=True)
-"""
 
 
 def same(a, b):
@@ -55,44 +42,6 @@ def same(a, b):
 @pytest.fixture(scope="module")
 def whole():
     return capture(FakeModel(), texts(80), SITES, progress=False, batch_tokens=64)
-
-
-def kill_until_done(path, generator, most):
-    """Start captures and kill each after a random while; the last one may finish. Returns how many kills hit one at work."""
-    kills, longest = 0, 0.6
-    for _ in range(most):
-        with subprocess.Popen([sys.executable, "-c", CHILD, str(path), ROOT], stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(float(generator.uniform(0.02, longest)))
-            process.send_signal(signal.SIGKILL)
-            rest = process.stdout.read()
-        kills += "finished" not in rest
-        if (path / "manifest.act.json").exists():
-            open_store(path).verify()  # at every moment what is committed is whole
-            if open_store(path).complete:
-                break
-    return kills
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments(tmp_path, whole):
-    path = tmp_path / "killed.acts"
-    kills = kill_until_done(path, np.random.default_rng(0), 3)
-    store = capture(FakeModel(), texts(80), SITES, path, progress=False, **OPTIONS)
-    assert kills
-    same(store, whole)
-    clean = capture(FakeModel(), texts(80), SITES, tmp_path / "clean.acts", progress=False, **OPTIONS)
-    for shard in sorted((clean.path / "shards").iterdir()):
-        assert shard.read_bytes() == (path / "shards" / shard.name).read_bytes()
-    assert store.verify().leftovers == ()
-
-
-@pytest.mark.stress
-@pytest.mark.parametrize("seed", range(3))
-def test_killed_many_times(tmp_path, whole, seed):
-    path = tmp_path / "killed.acts"
-    kill_until_done(path, np.random.default_rng(100 + seed), 8)
-    same(capture(FakeModel(), texts(80), SITES, path, progress=False, **OPTIONS), whole)
 
 
 class Death(BaseException):

@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from activarium import analyses as analyses
     from activarium import edits as edits
+    from activarium import summaries as summaries
     from activarium import testing as testing
     from activarium import widgets as widgets
     from activarium.activations import Activations as Activations
@@ -28,23 +29,34 @@ if TYPE_CHECKING:
     from activarium.results import identical as identical
     from activarium.results import load as load_result  # noqa: F401
     from activarium.store import open_store as open  # noqa: F401
+    from activarium.summaries import Survey as Survey
+    from activarium.summaries import load_survey as load_survey
     from activarium.widgets import show as show
+    from activarium.workflows.atlas import atlas as atlas
     from activarium.workflows.capture import capture as capture
     from activarium.workflows.capture import plan as plan
+    from activarium.workflows.cluster import Cluster as Cluster
+    from activarium.workflows.survey import survey as survey
 
 # Public name → where it lives. A place without a colon is a room: `act.edits.Add`.
 _NAMES = {
     "Activations": "activarium.activations:Activations",
+    "Cluster": "activarium.workflows.cluster:Cluster",
     "Recording": "activarium.activations:Recording",
+    "Survey": "activarium.summaries:Survey",
     "analyses": "activarium.analyses",
+    "atlas": "activarium.workflows.atlas:atlas",
     "capture": "activarium.capture",  # a room that can be called, see _CallableRoom
     "edits": "activarium.edits",
     "identical": "activarium.results:identical",
     "load": "activarium.capture:load",
     "load_result": "activarium.results:load",
+    "load_survey": "activarium.summaries:load_survey",
     "open": "activarium.store:open_store",
     "plan": "activarium.workflows.capture:plan",
     "show": "activarium.widgets:show",
+    "summaries": "activarium.summaries",
+    "survey": "activarium.workflows.survey:survey",
     "testing": "activarium.testing",
     "widgets": "activarium.widgets",
     "wrap": "activarium.capture:wrap",

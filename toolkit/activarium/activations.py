@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from activarium._parts import Part, Tile, blocks, cut, device, load, stacked, tile
 from activarium.errors import AxisError, CapacityError, InputError, UnknownSite, unknown
 from activarium.rows import Rows
 
@@ -25,23 +26,6 @@ AXES = frozenset(
     "height width channel expert slot pair step".split()
 )
 BUDGET = 4 << 30  # bytes that `need` may bring into memory at once
-
-
-class Part(Protocol):
-    """A piece of a tensor that can be brought into memory: a shard slice, or something computed on demand."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-    def load(self) -> Tensor: ...
-
-
-class Computed:
-    """A part that is calculated when asked for, such as an attention pattern from its queries and keys."""
-
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype, compute: Callable[[], Tensor]) -> None:
-        self.shape, self.dtype, self.load = tuple(shape), dtype, compute
 
 
 class Activations:
@@ -97,7 +81,7 @@ class Activations:
                 raise AxisError(
                     f"{first.site} has shape {first.shape}, {member.site} has {member.shape}: they cannot be stacked. Ask for one row space at a time."
                 )
-        parts = [_stacked([m._parts[i] for m in members]) for i in range(len(first._parts))]
+        parts = [stacked([m._parts[i] for m in members]) for i in range(len(first._parts))]
         made = cls(
             parts,
             ("layer", *first.axes),
@@ -151,7 +135,7 @@ class Activations:
     def batches(self) -> Iterator[Tensor]:
         """The parts one after the other, each brought into memory on its own. Analyses that scale use this."""
         for part in self._parts:
-            yield _load(part)
+            yield load(part)
 
     def need(self, axes: str, *, budget: int = BUDGET) -> Tensor:
         """All of it as one tensor with exactly these axes; no copy if it is one tensor already.
@@ -168,7 +152,7 @@ class Activations:
             raise CapacityError(
                 f"{self.site} takes {self.nbytes:,} bytes, more than the budget of {budget:,}. Go through .batches(), or pass budget={self.nbytes}."
             )
-        return _load(self._parts[0]) if len(self._parts) == 1 else torch.cat(list(self.batches()), dim=self._along)
+        return load(self._parts[0]) if len(self._parts) == 1 else torch.cat(list(self.batches()), dim=self._along)
 
     @property
     def tensor(self) -> Tensor:
@@ -199,39 +183,81 @@ class Activations:
             size = int(part.shape[along])
             here = ((wanted >= start) & (wanted < start + size)).nonzero().flatten()
             if len(here):
-                pieces.append(_load(part).index_select(along, (wanted[here] - start).to(_device(part))))
+                pieces.append(load(part).index_select(along, (wanted[here] - start).to(device(part))))
                 places.append(here)
             start += size
         if not pieces:
-            return _load(self._parts[0]).narrow(along, 0, 0)
+            return load(self._parts[0]).narrow(along, 0, 0)
         order = torch.cat(places).argsort()
         return torch.cat(pieces, dim=along).index_select(along, order.to(pieces[0].device))
 
-    def example(self, example: int) -> Activations:
-        """The rows (or the pattern) of one example."""
+    def example(self, example: int, *, heads: int | slice | None = None, queries: int | slice | None = None) -> Activations:
+        """The rows (or the pattern) of one example.
+
+        Args:
+            example: Its number.
+            heads: Only these heads of a pattern or of scores.
+            queries: Only these query positions of them. Neither is calculated before `.tensor` is asked for, and then alone.
+
+        Raises:
+            AxisError: `heads` or `queries` of a site that has no pattern.
+        """
         if self.index is None:
             raise InputError(f"{self.site or 'These activations'} have no row index, so there is no example {example}.")
         span = self.index.span(example)
-        labels = dict(self.labels)
         if "query" in self.axes:
-            order = self.index.examples.index(example)
-            names = [str(t) for t in self.index["text"][span]]
-            part = self._parts[order]
-            if part.shape[self.axes.index("query")] == len(names):
-                labels["query"] = names
-            if part.shape[self.axes.index("key")] == len(names):
-                labels["key"] = names
-            return Activations(part, self.axes, site=self.site, labels=labels, provenance=self.provenance)
+            return self._pattern(example, _as_slice(heads), _as_slice(queries))
+        if heads is not None or queries is not None:
+            raise AxisError(f"{self.site} has axes {' '.join(self.axes)!r}: heads= and queries= choose from 'head query key' only.")
         values = self.rows(np.arange(span.start, span.stop))
-        return Activations(
-            values, self.axes, site=self.site, labels=labels, index=self.index.take(span), space=self.space, provenance=self.provenance
-        )
+        index = self.index.take(span)
+        return Activations(values, self.axes, site=self.site, labels=self.labels, index=index, space=self.space, provenance=self.provenance)
+
+    def _pattern(self, example: int, heads: slice, queries: slice) -> Activations:
+        assert self.index is not None
+        span = self.index.span(example)
+        part = self._parts[self.index.examples.index(example)]
+        labels, names = dict(self.labels), [str(t) for t in self.index["text"][span]]
+        for axis, chosen in (("query", queries), ("key", slice(None))):
+            if part.shape[self.axes.index(axis)] == len(names):
+                labels[axis] = names[chosen]
+        if (heads, queries) != (slice(None), slice(None)):
+            part = cut(part, heads, queries)
+        return Activations(part, self.axes, site=self.site, labels=labels, provenance=self.provenance)
+
+    def tiles(self, queries: int = 256, *, heads: int = 1) -> Iterator[Tile]:
+        """Patterns or scores of every example, a few heads and queries at a time, so that none is ever held whole.
+
+        A tile takes `heads × queries × keys` numbers; of a stack, as many for each layer.
+
+        Args:
+            queries: Most query positions in a tile.
+            heads: Most heads in a tile.
+
+        Raises:
+            AxisError: The site is no pattern and no scores.
+
+        Example:
+            >>> import activarium as act
+            >>> model = act.wrap(*act.testing.tiny("llama"), certify=False)
+            >>> pattern = model.run(["the cat sat on the book"], read="blocks.0.attn.pattern")["blocks.0.attn.pattern"]
+            >>> sum(float(tile.values[..., 0].sum()) for tile in pattern.tiles(queries=4)) > 1  # what the first token is given
+            True
+        """
+        if "query" not in self.axes or self.axes[-3:] != ("head", "query", "key"):
+            raise AxisError(f"{self.site} has axes {' '.join(self.axes)!r}: only 'head query key' comes in tiles. Use .batches().")
+        if self.index is None:
+            raise InputError(f"{self.site or 'These activations'} have no row index; ask for tiles before choosing an example.")
+        for example, part in zip(self.index.examples, self._parts, strict=True):
+            for chosen in blocks(part.shape[-3], heads):
+                for asking in blocks(part.shape[-2], queries):
+                    yield Tile(example, chosen, asking, tile(part, chosen, asking))
 
     def padded(self) -> tuple[Tensor, Tensor]:
         """Ragged examples as one dense tensor `example … query key` and its boolean mask of real cells; zero elsewhere."""
         if "query" not in self.axes:
             raise AxisError(f"{self.site} has axes {' '.join(self.axes)!r}: only per-example sites (patterns, scores) are padded.")
-        parts = [_load(p) for p in self._parts]
+        parts = [load(p) for p in self._parts]
         sizes = [max(p.shape[i] for p in parts) for i in range(len(self.axes))]
         values = parts[0].new_zeros((len(parts), *sizes))
         mask = torch.zeros((len(parts), *sizes), dtype=torch.bool, device=values.device)
@@ -248,7 +274,7 @@ class Activations:
         rest = tuple(a for a in self.axes if a != axis)
         labels = {a: v for a, v in self.labels.items() if a != axis}
         whole = at == self._along and axis == "row"
-        values: Any = self.tensor.double().mean(at) if whole else [_load(p).mean(at) for p in self._parts]
+        values: Any = self.tensor.double().mean(at) if whole else [load(p).mean(at) for p in self._parts]
         return Activations(
             values, rest, site=self.site, labels=labels, index=None if whole else self.index, space=self.space, provenance=self.provenance
         )
@@ -363,7 +389,15 @@ class Recording(Mapping[str, Activations]):
         tables = ", ".join(f"{len(r)} rows{' of ' + s if s else ''}" for s, r in self.rows.items())
         lines = [f"  {n}  {' '.join(a.axes)}  {a.shape}" for n, a in islice(self._sites.items(), 40)]
         more = [f"  … {len(self) - 40} more"] if len(self) > 40 else []
-        return "\n".join([f"Recording({len(self)} sites, {tables})", *lines, *more])
+        blocks = self.provenance.get("eager_blocks")
+        eager = [f"  eager attention, because its pattern is edited: {', '.join(blocks)}"] if blocks else []
+        return "\n".join([f"Recording({len(self)} sites, {tables})", *lines, *more, *eager])
+
+
+def _as_slice(chosen: int | slice | None) -> slice:
+    if isinstance(chosen, slice):
+        return chosen
+    return slice(None) if chosen is None else slice(chosen, chosen + 1 or None)
 
 
 def is_pattern(name: str) -> bool:
@@ -396,15 +430,3 @@ def _axis_hint(wanted: Sequence[str], have: Sequence[str]) -> str:
     if "layer" in wanted and "layer" not in have:
         return "Ask the recording for a stack of sites: rec['blocks.*.…']."
     return "Choose another site, or arrange the tensor with einops."
-
-
-def _load(part: Tensor | Part) -> Tensor:
-    return part if isinstance(part, Tensor) else part.load()
-
-
-def _device(part: Tensor | Part) -> torch.device:
-    return part.device if isinstance(part, Tensor) else torch.device("cpu")
-
-
-def _stacked(parts: Sequence[Tensor | Part]) -> Part:
-    return Computed((len(parts), *parts[0].shape), parts[0].dtype, lambda: torch.stack([_load(p) for p in parts]))

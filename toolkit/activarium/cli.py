@@ -91,12 +91,15 @@ def capture(
     sites: Annotated[list[str], typer.Option(help="Site or pattern, 'blocks.*.mlp.post'; may be repeated.")],
     to: Annotated[Path, typer.Option(help="Folder to write, NAME.acts; an unfinished capture goes on where it stopped.")],
     dtype: Annotated[str | None, typer.Option(help="bfloat16, float16 or float32; by default the model's own.")] = None,
+    append: Annotated[bool, typer.Option(help="Add the file to a folder that holds other data.")] = False,
+    on: Annotated[str | None, typer.Option(help="'ray' for all processors of this machine, or a Ray cluster's address.")] = None,
 ) -> None:
     """Run a model over a file and keep what was read in a store."""
     inputs = read_inputs(data)  # before the model: a wrong path should not cost its loading
     import activarium as act
 
-    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    given: dict[str, Any] = {"dtype": dtype, "append": append or None, "on": on}
+    options = {name: value for name, value in given.items() if value is not None}
     stored = act.capture(act.load(model), inputs, sites=sites, to=to, **options)
     typer.echo(repr(stored))
 

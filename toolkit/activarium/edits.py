@@ -1,4 +1,8 @@
-"""Interventions as plain data: what to change, at which site, where. A runner applies them in list order, never in place."""
+"""Interventions as plain data: what to change, at which site, where. A runner applies them in list order, never in place.
+
+Scores and patterns are `head query key` of one example: `where.positions` and `where.kinds` choose queries, `where.keys` keys. What the
+model's mask hides stays hidden, and an edited pattern is not normalised again.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ import torch
 from torch import Tensor
 
 from activarium.errors import InputError
-from activarium.rows import KINDS
+from activarium.rows import KINDS, PHASES, Rows
 
 
 @dataclass(frozen=True)
@@ -22,17 +26,21 @@ class Where:
 
     Attributes:
         examples: Example numbers.
-        positions: Positions in the example; negative ones count from the last real row.
+        positions: Positions in the example; negative ones count from the last real row (in `generate`: of the text so far).
         kinds: Row kinds (`token bos special cls register patch image`).
+        phases: `prompt` or `response`, for rows of `generate`.
         heads: Head numbers, for sites with a `head` axis.
         features: Indices along the last axis.
+        keys: Key positions, for scores and patterns; negative ones count from the last key.
     """
 
     examples: tuple[int, ...] | None = None
     positions: tuple[int, ...] | None = None
     kinds: tuple[str, ...] | None = None
+    phases: tuple[str, ...] | None = None
     heads: tuple[int, ...] | None = None
     features: tuple[int, ...] | None = None
+    keys: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -42,6 +50,14 @@ class Where:
         strange = [k for k in self.kinds or () if k not in KINDS]
         if strange:
             raise InputError(f"No row kind called {strange[0]!r}. Known: {', '.join(KINDS)}.")
+        strange = [p for p in self.phases or () if p not in PHASES]
+        if strange:
+            raise InputError(f"No phase called {strange[0]!r}. Known: {', '.join(PHASES)}.")
+
+    @property
+    def rows_chosen(self) -> bool:
+        """Does it name rows, rather than touch all of them?"""
+        return any(chosen is not None for chosen in (self.examples, self.positions, self.kinds, self.phases))
 
 
 EVERYWHERE = Where()
@@ -211,16 +227,20 @@ class SkipBlock(Edit):
     site: str
 
 
-def row_mask(where: Where, example: np.ndarray, position: np.ndarray, kind: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Boolean per row: does `where` touch it? `last` is the number of rows of the row's example."""
-    mask = np.ones(len(example), dtype=bool)
+def row_mask(where: Where, rows: Rows, last: np.ndarray) -> np.ndarray:
+    """Boolean per row: does `where` touch it? `last` is the number of rows that the row's example has (so far)."""
+    mask = np.ones(len(rows), dtype=bool)
     if where.examples is not None:
-        mask &= np.isin(example, where.examples)
+        mask &= np.isin(rows["example"], where.examples)
     if where.positions is not None:
-        wanted = np.asarray(where.positions)
+        wanted, position = np.asarray(where.positions), rows["position"]
         mask &= ((position[:, None] == wanted) | (position[:, None] - last[:, None] == wanted)).any(1)
     if where.kinds is not None:
-        mask &= np.isin(kind.astype(str), where.kinds)
+        mask &= np.isin(rows["kind"].astype(str), where.kinds)
+    if where.phases is not None:
+        if "phase" not in rows:
+            raise InputError("Where(phases=…) chooses rows of generate; these rows have no phase. Choose positions=… or kinds=….")
+        mask &= np.isin(rows["phase"].astype(str), where.phases)
     return mask
 
 

@@ -59,6 +59,10 @@ class OtherModel(StoreError):
     """A store, dictionary or direction that was made with another model."""
 
 
+class ClusterError(ActivariumError, ConnectionError):
+    """A cluster that does not answer, has no room for the workers asked for, or lost one too often."""
+
+
 class MissingExtra(ActivariumError, ImportError):
     """An optional package is needed; the message says which extra brings it."""
 

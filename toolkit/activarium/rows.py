@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas
 
 KINDS = ("token", "bos", "special", "cls", "register", "patch", "image", "example")
+PHASES = ("prompt", "response")
 Column = np.ndarray | Callable[[], np.ndarray]
 
 
@@ -22,7 +23,8 @@ class Rows:
 
     Columns: `example` (which input), `position` (place in it, from 0, pads not counted), `token` (id, -1 where there is
     none), `text`, `kind` (`token bos special cls register patch image example`), `y` and `x` (patch grid, -1 elsewhere),
-    and `phase`, `step`, `label` where they apply. Rows of one example are contiguous.
+    and where they apply `phase` (`prompt` or `response`), `step` (number of the forward that a generated text's row was computed
+    in: 0 for the prompt) and `label`. Rows of one example are contiguous.
     """
 
     def __init__(self, columns: Mapping[str, Column]) -> None:

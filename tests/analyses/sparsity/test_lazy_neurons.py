@@ -1,18 +1,14 @@
 """lazy_neurons: planted percentages, whole-number state, what is left out, and the words of its refusals."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 import activarium as act
 from activarium.activations import Activations, Recording
-from activarium.analyses.sparsity.nonzeros import NonzeroCounts
 from activarium.errors import AxisError, InputError, NotFinite, UnknownSite
 from activarium.protocols import Runner
 from activarium.rows import Rows
@@ -107,27 +103,6 @@ def test_one_sequence_has_no_interval():
     report = lazy_neurons(site([[1.0, 0.0]], table([0])))
     assert np.isnan(report.diagnostics["low"])
     assert "one sequence: no interval" in report.words[0]
-
-
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_any_split_and_any_order_give_the_same_bits(data: st.DataObject):
-    rows = data.draw(st.integers(1, 12))
-    numbers = st.sampled_from([0.0, -0.0, 1.0, 0.5, -2.0])
-    values = torch.tensor(data.draw(st.lists(st.lists(numbers, min_size=5, max_size=5), min_size=rows, max_size=rows)))
-    examples = np.sort(data.draw(st.lists(st.integers(0, 3), min_size=rows, max_size=rows)))
-    whole = NonzeroCounts.empty(5).update(values, examples)
-    cuts = sorted(data.draw(st.sets(st.integers(0, rows), max_size=4)))
-    edges = [0, *cuts, rows]
-    pieces = [NonzeroCounts.empty(5).update(values[a:b], examples[a:b]) for a, b in pairwise(edges)]
-    total = NonzeroCounts.empty(5)
-    for i in data.draw(st.permutations(range(len(pieces)))):
-        total = total + pieces[i]
-    for name in ("fires", "histogram", "per_sequence"):
-        mine, theirs = getattr(total, name), getattr(whole, name)
-        assert mine.dtype == theirs.dtype == np.int64
-        assert mine.tobytes() == theirs.tobytes()
-    assert (total.negative, total.nan, total.infinite) == (whole.negative, whole.nan, whole.infinite)
 
 
 def test_bfloat16_counts_beyond_256():
@@ -301,8 +276,3 @@ def test_other_axes_are_refused():
 def test_excluding_every_row_is_refused():
     with pytest.raises(InputError, match="No row is left to count: the rows have the kinds token, excluded are token"):
         lazy_neurons(site([[1.0]], table([0])), exclude=("token",))
-
-
-def test_counts_of_different_layers_do_not_add_up():
-    with pytest.raises(AxisError, match="Counts of 3 and 4 neurons cannot be added"):
-        NonzeroCounts.empty(3) + NonzeroCounts.empty(4)

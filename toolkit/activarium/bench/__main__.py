@@ -13,12 +13,13 @@ from typing import Any
 
 from activarium.bench._arrow import one_site
 from activarium.bench._memory import peaks
+from activarium.bench._patterns import patterns
 from activarium.bench._rows import fixed_cost, import_time, in_memory, to_disk
 from activarium.bench._shapes import GPT2_SMALL, SMALLER, scribe
 from activarium.bench._timing import Row, markdown
 
 Parts = dict[str, Callable[[], list[Row]]]
-PARTS = ("import", "run", "scribe", "memory", "peak", "scribe-disk", "disk", "arrow")
+PARTS = ("import", "run", "scribe", "memory", "peak", "scribe-disk", "disk", "arrow", "patterns")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -69,6 +70,7 @@ def parts(small: bool, rounds: int, batches: int) -> Parts:
         "scribe-disk": lambda: to_disk(bundled, (32, 32), 8, rounds, "scribe's shape"),
         "disk": lambda: to_disk(large, half, batches, min(rounds, 2), name, goals),
         "arrow": lambda: one_site(large, half, 2 * batches, min(rounds, 2), name),
+        "patterns": lambda: patterns(1024 if small else 8192),
     }
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from activarium.activations import Activations, Computed, Lazy, Recording
-from activarium.attention import repeat_heads, scores_and_pattern
+from activarium._parts import Computed
+from activarium.activations import Activations, Lazy, Recording
+from activarium.attention import attention_part, repeat_heads
 from activarium.capture._session import Session, as_rows
 from activarium.capture._sites import Site
 from activarium.errors import InputError
@@ -47,7 +48,14 @@ class Answers:
 
     def __init__(self, model: TorchRunner, session: Session, output: Any) -> None:
         self.model, self.session, self.output = model, session, output
-        self.provenance = _Provenance(model, session)
+        self.provenance = Provenance(
+            {
+                "model": lambda: model.identity,
+                "inputs": session.batch.inputs.describe,
+                "batch": lambda: {s: list(n) for s, n in session.batch.shape.items()},
+                "eager_blocks": lambda: list(session.seat.eager),
+            }
+        )
 
     def recording(self, names: Sequence[str], metrics: Any) -> Recording:
         """Everything asked for, with logits where the forward reached them."""
@@ -61,7 +69,7 @@ class Answers:
         spaces = dict.fromkeys([*self.session.batch.inputs.data, *(self._space(n) for n in sites)])
         tables = Lazy({s: partial(self.session.table, s) for s in spaces})
         recording = Recording(made, tables, self.provenance, aliases)
-        recording.attention = self.session.attention
+        recording.attention = self.session.seat.specs
         if metrics is not None:
             recording.metric = self._measure(made.get("logits"), metrics)
             if self.session.grad:
@@ -98,7 +106,7 @@ class Answers:
     def _tiles(self, name: str, site: Site, value: Tensor) -> Activations:
         """Scores or patterns that the model itself computed, `example head query key`, cut to each example's real rows."""
         value = value.masked_fill(value <= torch.finfo(value.dtype).min / 2, -torch.inf)  # some models hide keys with a large number
-        counts = self.session.row_counts(site.rows)
+        counts = [int(n) for n in self.session.batch.inputs.rows_of(site.rows)]
         parts = [value[e, :, :n, :n] for e, n in enumerate(counts)]
         return Activations(parts, site.axes, site=name, index=self.session.table(site.rows), space=site.rows, provenance=self.provenance)
 
@@ -127,18 +135,22 @@ class Answers:
         return Activations(part, "row head d_model", site=f"{stem}.head_out", index=z.index, space=z.space, provenance=self.provenance)
 
     def _attention(self, stem: str, leaf: str) -> Activations:
+        seat = self.session.seat
+        if stem in seat.partial and stem not in seat.edited:
+            raise InputError(
+                f"{stem} was given earlier keys from a cache, which were not read, so its {leaf} is not known. Read it without start=…."
+            )
         q, k = (self.activations(f"{stem}.{n}_rot") for n in "qk")
-        spec, which = self.session.attention[stem], ("scores", "pattern").index(leaf)
-        dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        parts = []
-        for example in q.index.examples:  # type: ignore[union-attr]
-            a, b = q.index.span(example), k.index.span(example)  # type: ignore[union-attr]
-
-            def compute(a: slice = a, b: slice = b) -> Tensor:
-                return scores_and_pattern(q.tensor[a], k.tensor[b], spec)[which]
-
-            parts.append(Computed((q.shape[1], a.stop - a.start, b.stop - b.start), dtype, compute))
+        parts: Any = seat.edited[stem][leaf] if stem in seat.edited else self._recomputed(stem, leaf, q, k)
         return Activations(parts, "head query key", site=f"{stem}.{leaf}", index=q.index, space=q.space, provenance=self.provenance)
+
+    def _recomputed(self, stem: str, leaf: str, q: Activations, k: Activations) -> list[Computed]:
+        spec, parts = self.session.seat.specs[stem], []
+        for at, example in enumerate(q.index.examples):  # type: ignore[union-attr]
+            a, b = q.index.span(example), k.index.span(example)  # type: ignore[union-attr]
+            sizes = (q.shape[1], a.stop - a.start, b.stop - b.start)
+            parts.append(attention_part(leaf, lambda a=a: q.tensor[a], lambda b=b: k.tensor[b], sizes, spec, q.dtype, at))
+        return parts
 
     # --- scalars and their gradients
 
@@ -191,15 +203,11 @@ class Answers:
         return Activations(parts, "head query key", site=name, index=z.index, space=z.space, provenance=self.provenance)
 
 
-class _Provenance(Mapping[str, Any]):
+class Provenance(Mapping[str, Any]):
     """Where a recording came from; hashes are computed only when somebody asks."""
 
-    def __init__(self, model: TorchRunner, session: Session) -> None:
-        self._fields: dict[str, Callable[[], Any]] = {
-            "model": lambda: model.identity,
-            "inputs": session.batch.inputs.describe,
-            "batch": lambda: {s: list(n) for s, n in session.batch.shape.items()},
-        }
+    def __init__(self, fields: Mapping[str, Callable[[], Any]]) -> None:
+        self._fields = dict(fields)
 
     def __getitem__(self, name: str) -> Any:
         return self._fields[name]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activarium.capture._inputs import Inputs, Space, check_images, check_pixels, check_tokens, unpadded
+from activarium.capture._inputs import Inputs, Space, check_images, check_label, check_pixels, check_tokens, unpadded
 from activarium.errors import InputError
 
 TEXT_KEYS = {"text", "texts", "input_ids", "encoder", "decoder", "decoder_input_ids"}
@@ -30,6 +31,9 @@ class Encoder:
         self.spaces, self.tokenizer, self.processor, self.quiet = dict(spaces), tokenizer, processor, dict(quiet)
         self.special = _special_kinds(tokenizer)
         self.words = lru_cache(maxsize=200_000)(self._word)
+
+    def __reduce__(self) -> Any:  # for another process, where the words are decoded anew
+        return Encoder, (self.spaces, self.tokenizer, self.processor, self.quiet)
 
     @property
     def hash(self) -> str | None:
@@ -61,7 +65,9 @@ class Encoder:
         if "decoder" in self.spaces and "decoder" not in encoded:
             start = self.spaces["decoder"].start
             encoded["decoder"] = [torch.tensor([start]) for _ in encoded["encoder"]]
-        return self._inputs(encoded, bos)
+        made = self._inputs(encoded, bos)
+        label = data.get("label") if isinstance(data, Mapping) else None
+        return made if label is None else replace(made, label=check_label(label, len(made)))
 
     def _inputs(self, encoded: dict[str, list[Tensor] | Tensor], bos: Any) -> Inputs:
         ordered = {name: encoded[name] for name in self.spaces if name in encoded}
@@ -79,9 +85,10 @@ class Encoder:
         return Inputs(ordered, np.arange(max(counts.values())), self.spaces, policy, self.words, self.special)
 
     def _from_mapping(self, data: Mapping[str, Any], bos: Any, encoded: dict[str, list[Tensor] | Tensor]) -> None:
-        strange = [k for k in data if k not in TEXT_KEYS | IMAGE_KEYS | set(MASKS.values())]
+        known = TEXT_KEYS | IMAGE_KEYS | set(MASKS.values()) | {"label"}
+        strange = [k for k in data if k not in known]
         if strange:
-            raise InputError(f"No input called {strange[0]!r}. Known: {', '.join(sorted(TEXT_KEYS | IMAGE_KEYS | set(MASKS.values())))}.")
+            raise InputError(f"No input called {strange[0]!r}. Known: {', '.join(sorted(known))}.")
         for key, value in data.items():
             if key in IMAGE_KEYS:
                 space = self._space("vision", key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from activarium.capture._masks import Span
 from activarium.errors import InputError
 from activarium.rows import Rows
 
@@ -73,6 +74,7 @@ class Inputs:
         policy: What was decided on the way: BOS, processor.
         words: Token id → readable text.
         special: Token id → row kind, for tokens that are not plain.
+        label: What each example is said to be, if anything; becomes a row column.
     """
 
     data: Mapping[str, list[Tensor] | Tensor]
@@ -81,6 +83,7 @@ class Inputs:
     policy: Mapping[str, Any] = field(default_factory=dict)
     words: Callable[[int], str] = str
     special: Mapping[int, str] = field(default_factory=dict)
+    label: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -101,7 +104,16 @@ class Inputs:
         """Some of the examples, under the numbers they have."""
         index = np.asarray(index, dtype=int)
         chosen = {s: d[torch.as_tensor(index)] if isinstance(d, Tensor) else [d[i] for i in index] for s, d in self.data.items()}
-        return replace(self, data=chosen, numbers=self.numbers[index])
+        label = None if self.label is None else self.label[index]
+        return replace(self, data=chosen, numbers=self.numbers[index], label=label)
+
+    def numbered(self, first: int) -> Inputs:
+        """The same examples, counted from `first`."""
+        return replace(self, numbers=first + np.arange(len(self)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: the decoder of tokens is left behind, the model that runs there has its own."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"words": str}
 
     @cached_property
     def hash(self) -> str:
@@ -111,6 +123,8 @@ class Inputs:
             for value in values:
                 digest.update(f"{space} {tuple(value.shape)} {value.dtype}".encode())
                 digest.update(value.contiguous().cpu().numpy().tobytes())
+        if self.label is not None:
+            digest.update(repr(self.label.tolist()).encode())
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
@@ -157,6 +171,12 @@ class Batch:
         if space.mask and not whole:
             self.arguments[space.mask] = mask
 
+    def spans(self, queries: str, keys: str, width: int) -> list[Span]:
+        """Where the real rows of two row spaces lie in a kernel call with this many keys; more keys than rows come from a cache."""
+        counts = zip(self.inputs.rows_of(queries), self.inputs.rows_of(keys), strict=True)
+        past = width - self.shape[keys][1] if keys in self.shape else 0
+        return [Span(e, slice(0, int(q)), slice(0, past + int(k))) for e, (q, k) in enumerate(counts)]
+
     @cached_property
     def rows(self) -> dict[str, Rows]:
         """Row tables; text is decoded only when somebody looks."""
@@ -169,6 +189,8 @@ def _row_table(inputs: Inputs, name: str) -> Rows:
     example = np.repeat(inputs.numbers, lengths)
     position = np.concatenate([np.arange(n) for n in lengths]) if len(lengths) else np.empty(0, int)
     columns: dict[str, Any] = {"example": example, "position": position}
+    if inputs.label is not None:
+        columns["label"] = np.repeat(inputs.label, lengths)
     if isinstance(data, Tensor):
         return Rows(columns | _patch_columns(space, data, position))
     tokens = torch.cat(data).numpy()
@@ -188,14 +210,22 @@ def _patch_columns(space: Space, pixels: Tensor, position: np.ndarray) -> dict[s
     return {"token": np.full(len(position), -1), "text": text, "kind": kind, "y": y, "x": x}
 
 
-def example_rows(numbers: np.ndarray) -> Rows:
+def example_rows(inputs: Inputs) -> Rows:
     """The row table of pooled vectors and class logits: one row per example."""
     columns: dict[str, Any] = {
-        "example": numbers,
-        "position": np.zeros(len(numbers), int),
-        "kind": np.full(len(numbers), "example", dtype=object),
+        "example": inputs.numbers,
+        "position": np.zeros(len(inputs), int),
+        "kind": np.full(len(inputs), "example", dtype=object),
     }
-    return Rows(columns)
+    return Rows(columns if inputs.label is None else columns | {"label": inputs.label})
+
+
+def check_label(label: Any, examples: int) -> np.ndarray:
+    """One number or word per example."""
+    found = np.asarray(label)
+    if found.shape != (examples,) or found.dtype.kind not in "iubfUO":
+        raise InputError(f"label has shape {found.shape} of {found.dtype}; wanted one number or word for each of the {examples} examples.")
+    return found.astype(object) if found.dtype.kind == "U" else found
 
 
 def check_tokens(ids: Any, space: Space, what: str) -> Tensor:

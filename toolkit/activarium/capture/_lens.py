@@ -120,8 +120,18 @@ class LensRunner(TorchRunner):
     @contextmanager
     def kernel(self, session: Session) -> Iterator[None]:
         """Nothing needs to be watched: queries, keys and patterns pass hook points."""
-        session.attention.update(self.anatomy.attention)
+        session.seat.specs.update(self.anatomy.attention)
         yield
+
+    def generate(self, *arguments: Any, **options: Any) -> Any:
+        """Refused: see `TorchRunner.generate`.
+
+        Raises:
+            InputError: Always; the Hugging Face model can be read while it writes.
+        """
+        raise InputError(
+            f"{self.name} is a TransformerLens model, which is not read while it writes. Wrap the Hugging Face model: act.wrap(hf_model, tokenizer).generate(…)."
+        )
 
     def resume(self, inputs: Any, at: str, values: Any, read: Any = (), *, start: int = 0, cached_kv: Any = None, **options: Any) -> Any:
         """Run only the rest of a forward: see `TorchRunner.resume`; every position is run.

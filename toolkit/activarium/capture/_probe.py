@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from activarium.capture._block import Block, resolve_block, same
 from activarium.capture._inputs import Space
 from activarium.capture._interface import Kernel, watching
-from activarium.capture._masks import is_causal
+from activarium.capture._masks import Span, is_causal
 from activarium.capture._sites import Place, Site, SiteTable
 from activarium.capture._trace import AttentionCall, Call, Trace, tracing
 
@@ -62,8 +62,8 @@ class _Seen:
     ) -> Any:
         start = self.tick()
         z, weights = kernel(module, q, k, v, mask, **options)
-        rows = [q.shape[2]] * q.shape[0]
-        causal = q.shape[2] == k.shape[2] and is_causal(module, mask, options, self.eager, rows, rows)
+        spans = [Span(e, slice(0, q.shape[2]), slice(0, k.shape[2])) for e in range(q.shape[0])]
+        causal = q.shape[2] == k.shape[2] and is_causal(module, mask, options, self.eager, spans)
         seen = [t.detach().clone() for t in (q, k, v, z)]
         self.trace.attention.append(AttentionCall(self.paths[id(module)], start, seen[0], seen[1], seen[2], seen[3], causal))
         return z, weights

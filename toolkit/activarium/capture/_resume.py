@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -191,5 +192,5 @@ def _aside(forward: Any, turns: dict[int, int], keys: dict[int, int | str], dept
 def _tail(inputs: Inputs, start: int) -> Batch:
     """The batch of the positions that are run."""
     (name, texts), *_ = inputs.data.items()
-    shorter = Inputs({name: [t[start:] for t in texts]}, inputs.numbers, inputs.spaces, inputs.policy, inputs.words, inputs.special)
+    shorter = replace(inputs, data={name: [t[start:] for t in texts]})
     return shorter.batch

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from activarium.capture._inputs import Batch, Inputs
 from activarium.capture._interface import watching
 from activarium.capture._probe import Anatomy
 from activarium.capture._resume import Resume
-from activarium.capture._session import Keep, Session, Stop
+from activarium.capture._session import Keep, Session, Stop, as_rows
 from activarium.capture._sites import Place, Site
 from activarium.edits import Edit
 from activarium.errors import InputError, unknown
@@ -28,6 +29,7 @@ from activarium.metrics import Metric
 
 if TYPE_CHECKING:
     from activarium.capture._certify import Certificate
+    from activarium.capture._generate import Generation
 
 
 class TorchRunner:
@@ -57,6 +59,10 @@ class TorchRunner:
         self._modules = dict(model.named_modules())
         self._paths = {id(m): p for p, m in self._modules.items()}
         self._attention = self._attention_names()
+
+    def __reduce__(self) -> Any:
+        """For a worker's process: weights, tokenizer and certificate travel; locks, hooks and caches are made anew."""
+        return _arrived, (self.name, self.torch_module, self._encoder, self.anatomy, self.certificate)
 
     # --- what it is
 
@@ -174,7 +180,9 @@ class TorchRunner:
         Raises:
             InputError: Empty, too long, out of range, or of the wrong size or mode; the message says which and what to do.
         """
-        return data if isinstance(data, Inputs) else self._encoder.encode(data, bos)
+        if isinstance(data, Inputs):  # those that came from another process left their decoder behind
+            return replace(data, words=self._encoder.words) if data.words is str else data
+        return self._encoder.encode(data, bos)
 
     def run(
         self,
@@ -214,6 +222,65 @@ class TorchRunner:
 
     __call__ = run
 
+    def generate(
+        self,
+        inputs: Any,
+        max_new_tokens: int = 20,
+        read: str | Sequence[str] = (),
+        *,
+        edits: Sequence[Edit] = (),
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop: str | int | Sequence[str | int] | None = None,
+        num_beams: int = 1,
+        bos: Any = "tokenizer",
+    ) -> Generation:
+        """Let the model write on, with its cache of keys and values, and read every row of prompts and responses.
+
+        The words are transformers' own: its `generate` chooses them. What is read equals one clean forward over the final texts.
+
+        Args:
+            inputs: See `inputs`; texts may have different lengths.
+            max_new_tokens: Most tokens to write.
+            read: Site names and patterns, `logits` among them.
+            edits: Applied in every forward. `Where(phases="response")` leaves the prompt alone, `Where(positions=-1)` touches the newest row.
+            do_sample: Draw the next token instead of taking the likeliest.
+            temperature: Of the draw, above 0.
+            top_k: Draw from the likeliest `top_k` tokens.
+            top_p: Draw from the likeliest tokens that hold this share of the probability.
+            seed: Of the draw; torch's own generator is left alone.
+            stop: Words or token ids that end a text, beside the model's own end-of-text token.
+            num_beams: Only 1.
+            bos: See `inputs`.
+
+        Returns:
+            Recording, token ids and texts. Row columns `phase` (`prompt` or `response`) and `step` (number of the forward, 0 for the prompt).
+
+        Raises:
+            InputError: The model does not write text, has too few positions, or cannot be read while it writes.
+            SilentHook: A site did not fire exactly once in a forward.
+
+        Example:
+            >>> import activarium as act
+            >>> model = act.wrap(*act.testing.tiny("gpt2"), certify=False)
+            >>> written = model.generate(["the cat", "Anna saw"], max_new_tokens=3, read="blocks.1.resid_post")
+            >>> written.recording["blocks.1.resid_post"].shape
+            (10, 32)
+            >>> written.recording.table()["phase"].value_counts().to_dict()
+            {'response': 6, 'prompt': 4}
+        """
+        from activarium.capture._generate import generate
+
+        options = {"do_sample": do_sample, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        prompts = self.inputs(inputs, bos=bos)
+        with self._lock:
+            every = [*self._standing, *edits]
+            limits = {"max_new_tokens": max_new_tokens, "stop": stop, "seed": seed, "num_beams": num_beams}
+            return generate(self, prompts, self.sites.select(read), every, **limits, settings=options)
+
     def _run(
         self,
         batch: Batch,
@@ -252,7 +319,15 @@ class TorchRunner:
 
     def kernel(self, session: Session) -> AbstractContextManager[None]:
         """While it is open, the session sees what enters every attention kernel."""
-        return watching(self.torch_module, session)
+        return watching(self.torch_module, session.seat)
+
+    def kept(self, inputs: Inputs, name: str, value: Tensor) -> Activations:
+        """The rows, without pads, of what `keep` is given for a site while these inputs run."""
+        site = self.site(name)
+        session = Session(self, inputs.batch, (), (), grad=False, stop_after=None, watch=False)
+        value = value.transpose(1, 2) if site.kind == "rotary" else value
+        rows = as_rows(value, None, session.cells(site.rows), inputs.batch.index.get(site.rows), site.rows == "example")
+        return Activations(rows, site.axes, site=site.name, index=session.table(site.rows), space=site.rows)
 
     def gradient_site(self, name: str) -> str:
         """Where a site's whole gradient is seen: a sum of stream and write is no module, so it is taken at the write."""
@@ -341,6 +416,12 @@ class TorchRunner:
     def __repr__(self) -> str:
         stacks = ", ".join(f"{len(s.blocks)} blocks{' of ' + n if n else ''}" for n, s in self.anatomy.stacks.items())
         return f"TorchRunner({self.name!r}: {type(self.torch_module).__name__}, {stacks or 'no blocks recognised'}, {self.certificate.verdict})"
+
+
+def _arrived(name: str, model: Any, encoder: Encoder, anatomy: Anatomy, certificate: Certificate) -> TorchRunner:
+    runner = TorchRunner(name, model, encoder, anatomy)
+    runner.certificate = certificate
+    return runner
 
 
 def weight_hash(model: nn.Module) -> str:

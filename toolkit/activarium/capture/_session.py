@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from activarium.attention import AttentionSpec
+from activarium.attention import DERIVED
 from activarium.capture._cuts import read_cut, replace_first, write_cut
 from activarium.capture._inputs import Batch, example_rows
-from activarium.capture._interface import Kernel
-from activarium.capture._masks import describe
+from activarium.capture._kernel import Seat
 from activarium.capture._sites import Place, Site
 from activarium.capture._trace import first_tensor
 from activarium.edits import Edit, SkipBlock, row_mask
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner
 
 Keep = Callable[[str, Tensor], Tensor]  # site and value as it is read → what is kept in its stead
-READ_ONLY = ("scores", "pattern", "head_out")
 
 
 class Stop(Exception):  # not an error: it ends a forward that has given all that was asked
@@ -39,7 +37,8 @@ class Session:
     Attributes:
         raw: Site name → the tensor as the module made it (after edits), in the autograd graph if there is one.
         fired: How often each tap fired.
-        attention: `blocks.3.attn` → how its pattern follows from its queries and keys.
+        turns: How often each side of each module was passed.
+        seat: What happens in the place of the attention kernels.
     """
 
     def __init__(
@@ -53,19 +52,17 @@ class Session:
         stop_after: str | None,
         watch: bool,
         keep: Keep | None = None,
+        edited_keys: dict[str, Tensor] | None = None,
     ) -> None:
         self.model, self.batch, self.grad = model, batch, grad
-        self.stop_after, self._watch = stop_after, watch
+        self.stop_after = stop_after
         # Edits and gradients need the tensors themselves, not what somebody keeps of them.
         self.keep = None if edits or grad else keep
         self.raw: dict[str, Tensor] = {}
         self.fired: Counter[str] = Counter()
-        self.attention: dict[str, AttentionSpec] = {}
-        self._turns: Counter[tuple[str, str]] = Counter()
-        self._kernel_turns: Counter[str] = Counter()
+        self.seat = Seat(self, watch, edited_keys)
+        self.turns: Counter[tuple[str, str]] = Counter()
         self._taps: dict[tuple[str, str], list[_Tap]] = {}
-        self._rotary: dict[str, Site] = {}
-        self._rotary_edits: dict[str, list[Edit]] = {}
         for edit in edits:
             self._plan_edit(edit)
         for name in reads:
@@ -78,7 +75,7 @@ class Session:
     def _plan_read(self, name: str) -> None:
         site = self.model.site(name)
         if site.kind == "rotary":
-            self._rotary[site.name] = site
+            self.seat.reads.add(site.name)
         elif site.kind in ("place", "module"):
             self._tap(site.place, site.name).reads = True  # type: ignore[arg-type]
 
@@ -86,12 +83,13 @@ class Session:
         if isinstance(edit, SkipBlock):
             return self._plan_skip(edit)
         site = self.model.site(edit.site)  # type: ignore[attr-defined]
-        if site.name.rpartition(".")[2] in READ_ONLY or site.kind == "answer":
-            raise InputError(f"{site.name} is derived and can only be read. Edit what it is made of: q_rot, k_rot, v or z.")
-        if site.kind == "rotary":
-            self._rotary_edits.setdefault(site.name, []).append(edit)
-            return None
         short = site.name.rpartition(".")[2]
+        if short == "head_out" or site.kind == "answer":
+            raise InputError(f"{site.name} is derived and can only be read. Edit what it is made of: pattern, v or z.")
+        if site.kind == "rotary" or short in DERIVED:
+            return self.seat.edit(site.name, edit)
+        if edit.where.keys is not None:
+            raise InputError(f"{site.name} has no keys; Where(keys=…) chooses in scores and patterns. Choose rows with positions=….")
         if short in ("resid_mid", "resid_cross") and not self.model.post_norm(site.name):
             return self._plan_sum_edit(site, edit)
         self._tap(site.place, site.name).edits.append((edit, None))  # type: ignore[arg-type]
@@ -135,7 +133,7 @@ class Session:
                         handles.append(module.register_forward_pre_hook(self._before(path, taps), with_kwargs=True))
                     else:
                         handles.append(module.register_forward_hook(self._after(path, taps)))
-                if self._rotary or self._rotary_edits or self._watch:
+                if self.seat.taken:
                     stack.enter_context(self.model.kernel(self))
                 yield
             finally:
@@ -177,8 +175,8 @@ class Session:
         return hook
 
     def _count(self, path: str, side: str) -> int:
-        turn = self._turns[path, side]
-        self._turns[path, side] += 1
+        turn = self.turns[path, side]
+        self.turns[path, side] += 1
         return turn
 
     def _handle(self, tap: _Tap, value: Tensor) -> Tensor:
@@ -235,7 +233,7 @@ class Session:
     def table(self, space: str) -> Rows:
         """Row table of a space."""
         if space == "example":
-            return example_rows(self.batch.inputs.numbers)
+            return example_rows(self.batch.inputs)
         if space.endswith("patch"):
             main = self.batch.rows[space.removesuffix("patch").removesuffix(".")]
             return main.take(np.flatnonzero(main["kind"] == "patch"))
@@ -245,49 +243,32 @@ class Session:
         """Padded cells that an edit touches, or None for all of them (without padding)."""
         index = self.batch.index.get(space)
         where = edit.where
-        if where.examples is None and where.positions is None and where.kinds is None:
+        if not where.rows_chosen:
             return index
         rows = self.table(space)
-        lengths = {e: rows.span(e).stop - rows.span(e).start for e in rows.examples}
-        last = np.array([lengths[int(e)] for e in rows["example"]])
-        chosen = torch.as_tensor(np.flatnonzero(row_mask(where, rows["example"], rows["position"], rows["kind"], last)))
+        ends = {e: int(rows["position"][rows.span(e).stop - 1]) + 1 for e in rows.examples}
+        last = np.array([ends[int(e)] for e in rows["example"]])
+        chosen = torch.as_tensor(np.flatnonzero(row_mask(where, rows, last)))
         return chosen if index is None else index[chosen]
+
+    def touches(self, edit: Edit, space: str) -> bool:
+        """Is any row of this forward touched by an edit?"""
+        cells = self.touched(edit, space)
+        return cells is None or bool(len(cells))
 
     # --- the attention kernel
 
-    def attend(
-        self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: Kernel, options: dict[str, Any]
-    ) -> Any:
-        """Called in the place of every attention kernel: edits and reads q and k, then calls the kernel itself."""
-        path = self.model.path_of(module)
-        name = self.model.attention_name(path, self._kernel_turns[path])
-        self._kernel_turns[path] += 1
-        if name is None:
-            return kernel(module, q, k, v, mask, **options)
-        q, k = self._rotated(f"{name}.q_rot", q), self._rotated(f"{name}.k_rot", k)
-        if self._watch or f"{name}.q_rot" in self._rotary or f"{name}.k_rot" in self._rotary:
-            queries, keys = (self.row_counts(self.model.sites[f"{name}.{n}"].rows) for n in ("q", "k"))
-            self.attention[name] = describe(module, q, k, mask, options, self.model.eager, queries, keys)
-        if self.stop_after in (f"{name}.q_rot", f"{name}.k_rot"):
-            raise Stop
-        return kernel(module, q, k, v, mask, **options)
-
-    def row_counts(self, space: str) -> list[int]:
-        """Real rows per example."""
-        return [int(n) for n in self.batch.inputs.rows_of(space)]
-
-    def _rotated(self, name: str, value: Tensor) -> Tensor:
-        for edit in self._rotary_edits.get(name, ()):
-            if not edit.idle:
-                rows = value.transpose(1, 2)
-                value = self.change(rows, edit, self.model.sites[name].rows).transpose(1, 2)
-        if name in self._rotary_edits or name in self._rotary:
-            self.fired[name] += 1
-        if name in self._rotary:
-            if self.grad and not value.requires_grad:
-                value = value.detach().requires_grad_()
-            self.raw[name] = value if self.keep is None else self.keep(name, value)
+    def read(self, name: str, value: Tensor) -> Tensor:
+        """Keep what an attention kernel is given; the value that goes on is returned."""
+        if self.grad and not value.requires_grad:
+            value = value.detach().requires_grad_()
+        self.raw[name] = value if self.keep is None else self.keep(name, value)
         return value
+
+    def stop_at(self, *names: str) -> None:
+        """End the forward if one of these was the last site wanted."""
+        if self.stop_after in names:
+            raise Stop
 
     def check_fired(self) -> None:
         """Every tap fired exactly once.
@@ -296,9 +277,10 @@ class Session:
             SilentHook: One fired another number of times; the message names it.
         """
         taps = [t for taps in self._taps.values() for t in taps]
-        wanted = [t.name for t in taps if t.reads] + list(self._rotary)
+        reads, edits = self.seat.wanted
+        wanted = [t.name for t in taps if t.reads] + reads
         if self.stop_after is None:
-            wanted += [t.name for t in taps if t.edits or t.skips] + list(self._rotary_edits)
+            wanted += [t.name for t in taps if t.edits or t.skips] + edits
         for name in dict.fromkeys(wanted):
             if self.fired[name] != 1:
                 times = "did not fire" if not self.fired[name] else f"fired {self.fired[name]} times"

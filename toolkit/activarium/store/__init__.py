@@ -3,6 +3,8 @@
 from activarium.store._constants import Constants as Constants
 from activarium.store._constants import describe as describe
 from activarium.store._derived import Captured as Captured
+from activarium.store._files import Portion as Portion
+from activarium.store._files import PortionWriter as PortionWriter
 from activarium.store._folder import named as named
 from activarium.store._format import SHARD_BYTES as SHARD_BYTES
 from activarium.store._format import AttentionEntry as AttentionEntry

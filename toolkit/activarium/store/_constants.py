@@ -12,14 +12,29 @@ from torch import Tensor
 from activarium.errors import StoreError
 from activarium.store._format import AttentionEntry
 from activarium.store._journal import Journal
+from activarium.store._remote import remote_tensor
 from activarium.store._shard import read_tensor
 
 
 def describe(attention: Mapping[str, Any], sites: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, AttentionEntry]:
-    """The attention whose queries and keys are stored, as manifest entries."""
+    """The attention whose queries and keys are stored, as manifest entries.
+
+    Raises:
+        StoreError: A pattern does not follow from queries, keys and what a store keeps beside them.
+    """
     have = {*sites, *aliases}
     kept = {b: s for b, s in attention.items() if {f"{b}.q_rot", f"{b}.k_rot"} <= have}
+    for block, spec in kept.items():
+        _storable(block, spec)
     return {b: AttentionEntry(numbers=s.numbers(), tensors=tuple(s.tensors())) for b, s in kept.items()}
+
+
+def _storable(block: str, spec: Any) -> None:
+    why = "another mask for every example" if spec.mask is not None and len(spec.mask) > 1 else "edited patterns" if spec.edited else ""
+    if why:
+        raise StoreError(
+            f"{block} has {why}, which a store cannot keep: it computes patterns from queries and keys. Leave out q_rot, k_rot, scores and pattern."
+        )
 
 
 class Constants:
@@ -37,6 +52,8 @@ class Constants:
         """
         for block, entry in entries.items():
             spec = attention.get(block)
+            if spec is not None:
+                _storable(block, spec)
             if spec is None or spec.numbers() != entry.numbers:
                 found = spec.numbers() if spec else "nothing"
                 raise StoreError(
@@ -58,12 +75,24 @@ class Constants:
         self.known[name] = tensor.clone()
         self._new.add(name)
 
+    def take(self, constants: Mapping[str, Tensor]) -> None:
+        """Take in what another process has seen.
+
+        Raises:
+            StoreError: It contradicts what is known.
+        """
+        for name, tensor in constants.items():
+            self._grow(name, tensor)
+
+    def new(self) -> dict[str, Tensor]:
+        """What has grown since the last shard."""
+        return {name: self.known[name] for name in sorted(self._new)}
+
     def fresh(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """What the next shard must bring along: tensors, equal ones once, and which name is kept under which."""
         tensors: dict[str, Tensor] = {}
         names: dict[str, str] = {}
-        for name in sorted(self._new):
-            value = self.known[name]
+        for name, value in self.new().items():
             names[name] = next((n for n, t in tensors.items() if t.dtype == value.dtype and torch.equal(t, value)), name)
             if names[name] == name:
                 tensors[name] = value
@@ -81,7 +110,8 @@ def load_constants(folder: Path, journal: Journal) -> dict[str, Tensor]:
         for name, kept_as in commit.constants.items():
             file = constants_file(commit.shard)
             found[name] = (folder / file, commit.files[file].bytes, kept_as)
-    return {name: read_tensor(*where).clone() for name, where in found.items()}
+    read = read_tensor if isinstance(folder, Path) else remote_tensor
+    return {name: read(*where).clone() for name, where in found.items()}
 
 
 def constants_file(shard: int) -> str:

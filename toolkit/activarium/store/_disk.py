@@ -33,7 +33,7 @@ def explained(path: Path, doing: str, shards: int = 0) -> Iterator[None]:
     except OSError as reason:
         kept = f" {shards} committed shard(s) stay readable." if shards else ""
         if reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(path).free
+            free = shutil.disk_usage(next(p for p in (path, *path.absolute().parents) if p.exists())).free
             raise StoreError(
                 f"No space to {doing} {path} ({reason.strerror}; {free:,} bytes free).{kept} Free some and run the same capture again."
             ) from reason

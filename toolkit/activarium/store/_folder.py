@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
 
 from activarium.errors import CorruptStore, StoreError
-from activarium.store._format import JOURNAL, LOCK, MANIFEST, SUFFIX, Manifest, digest, inside, read_text
+from activarium.store._format import INCOMING, JOURNAL, LOCK, MANIFEST, SUFFIX, Manifest, digest, inside, read_text, space_folder
 from activarium.store._journal import Journal
 
 
@@ -17,6 +18,10 @@ def named(path: str | Path) -> Path:
     Raises:
         StoreError: The name ends otherwise.
     """
+    if "://" in str(path):
+        raise StoreError(
+            f"{str(path)!r} is an address; a store is written into a folder. Write it here, copy it there, and act.open reads it."
+        )
     path = Path(path).expanduser()
     if path.suffix != SUFFIX:
         raise StoreError(
@@ -58,6 +63,32 @@ def read_folder(folder: Path) -> tuple[Manifest, Journal]:
     return manifest, journal
 
 
+def plausible(folder: Path, manifest: Manifest, journal: Journal) -> None:
+    """Do the shards have room for the rows that are claimed? Asked before anybody makes room for them.
+
+    Raises:
+        CorruptStore: A shard is smaller than its rows.
+    """
+    row_bytes: dict[str, int] = {}
+    for site in manifest.sites.values():
+        row_bytes[site.rows] = row_bytes.get(site.rows, 0) + site.row_bytes
+    for commit in journal.commits:
+        file = commit.files.get(f"shards/{commit.shard:05d}.safetensors")
+        rows = {space: commit.rows.get(space, -1) for space in row_bytes}
+        claimed = sum(rows[s] * row_bytes[s] for s in rows)
+        if file is None or min(rows.values(), default=0) < 0 or claimed > file.bytes:
+            have = f"{file.bytes:,} bytes" if file else "no file"
+            raise CorruptStore(
+                f"{folder} claims {rows} rows in shard {commit.shard}, which take {claimed:,} bytes; the shard has {have}. Do not trust this store."
+            )
+
+
+def row_tables(folder: Path, journal: Journal, space: str) -> list[tuple[Path, int, int]]:
+    """The row tables of one row space: path, bytes, rows."""
+    names = [(f"rows/{space_folder(space)}/{c.shard:05d}.parquet", c) for c in journal.commits if space in c.rows]
+    return [(inside(folder, name), c.files[name].bytes, c.rows[space]) for name, c in names]
+
+
 class Lock:
     """Keeps a second writer out; the system lets go of it however the first one ends."""
 
@@ -81,8 +112,9 @@ class Lock:
             if self._path.exists() and os.path.samestat(os.fstat(handle), self._path.stat()):
                 break
             os.close(handle)
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        with contextlib.suppress(OSError):  # the name of the holder helps, but a full disk need not have room for it
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
         return handle
 
     def release(self) -> None:
@@ -110,6 +142,6 @@ def _lock(handle: int) -> None:
 def leftovers(folder: Path, journal: Journal) -> list[str]:
     """Files of shards that were never committed, as a killed writer leaves them."""
     known = {name for c in journal.commits for name in c.files}
-    ours = [p for kind in ("shards/*", "rows/*/*", "constants/*", "*.part") for p in folder.glob(kind) if p.is_file()]
+    ours = [p for kind in ("shards/*", "rows/*/*", "constants/*", f"{INCOMING}/*", "*.part") for p in folder.glob(kind) if p.is_file()]
     names = (p.relative_to(folder).as_posix() for p in ours)
     return sorted(n for n in names if n not in known)

@@ -16,6 +16,7 @@ from activarium.errors import CorruptStore, OtherModel, StoreError
 FORMAT, VERSION = "activarium store", 1
 SUFFIX = ".acts"
 MANIFEST, JOURNAL, LOCK = "manifest.act.json", "journal.jsonl", "writer.lock"
+INCOMING = "incoming"  # where workers leave shards until the store's one writer takes them in
 SHARD_BYTES = 64 << 20
 LARGEST_TEXT = 1 << 30  # a manifest or journal beyond this is not ours: refused before it is read
 # Codes of the safetensors format, which is what lies on the disk.
@@ -117,7 +118,7 @@ class Manifest(_Part):
         """
         try:
             raw = json.loads(text)
-        except ValueError as reason:
+        except (ValueError, RecursionError) as reason:
             raise CorruptStore(f"{where} is not readable JSON ({reason}). Take an undamaged copy of the store.") from None
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
@@ -144,8 +145,9 @@ def same_capture(wanted: Manifest, found: Manifest, where: Path) -> None:
     """
     for thing, want, have in _identity(wanted, found):
         if want != have:
+            append = ", or pass append=True to add these data" if thing in ("data hash", "batch plan") else ""
             raise OtherModel(
-                f"{where} was captured with {thing} {_short(have)}; this capture has {_short(want)}. Choose another folder, or use the same {thing}."
+                f"{where} was captured with {thing} {_short(have)}; this capture has {_short(want)}. Choose another folder, or use the same {thing}{append}."
             )
 
 

@@ -11,21 +11,36 @@ import pydantic
 from pydantic import BaseModel, ConfigDict
 
 from activarium.errors import CorruptStore
-from activarium.store._format import digest, read_text
+from activarium.store._format import Manifest, PlanEntry, digest, read_text
 
 
 class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Appended(_Line):
+    """Data that joined the store after its manifest was written.
+
+    Attributes:
+        number: Example number of the first of them.
+        data: Hash, policy and size of the inputs.
+        plan: Which examples ran together; their places follow those of all earlier plans.
+    """
+
+    number: int
+    data: dict[str, Any]
+    plan: PlanEntry
+
+
 class Session(_Line):
-    """A writer began: which one, with which versions, on which manifest."""
+    """A writer began: which one, with which versions, on which manifest, and what it appends."""
 
     kind: Literal["session"] = "session"
     session: int
     manifest: str
     versions: dict[str, Any] = {}
     started: str = ""
+    appended: Appended | None = None
 
 
 class File(_Line):
@@ -59,6 +74,8 @@ class Commit(_Line):
 def line_of(entry: Session | Commit) -> bytes:
     """An entry as its journal line, checksum and newline included."""
     body = entry.model_dump(mode="json")
+    if body.get("appended", "") is None:  # a session that appends nothing reads as it always did
+        del body["appended"]
     return _json(body | {"line": digest(_json(body))}) + b"\n"
 
 
@@ -85,6 +102,15 @@ class Journal:
         self.sessions = [e for e in entries if isinstance(e, Session)]
         self.commits = sorted((e for e in entries if isinstance(e, Commit)), key=lambda c: c.span)
         self._check(path)
+
+    @property
+    def appended(self) -> list[Appended]:
+        """What joined after the first data, in order."""
+        return [s.appended for s in self.sessions if s.appended is not None]
+
+    def planned(self, manifest: Manifest) -> int:
+        """How many examples the store will hold once everything is committed."""
+        return manifest.plan.examples + sum(a.plan.examples for a in self.appended)
 
     def _check(self, path: Path) -> None:
         for before, after in zip(self.commits, self.commits[1:], strict=False):

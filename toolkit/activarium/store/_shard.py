@@ -77,9 +77,16 @@ class Slice:
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """Only these rows, as raw bytes, one element per row; the file stays mapped for the next random read."""
+        return raw_rows(self._kept())[index]
+
+    def span(self, first: int, last: int) -> Tensor:
+        """Successive rows, mapped; the file stays mapped for the next ones."""
+        return self._kept()[first:last]
+
+    def _kept(self) -> Tensor:
         state = self.path.stat() if self.path.exists() else None
         stamp = (state.st_mtime_ns, state.st_ino) if state else None
-        return raw_rows(self._fits(_mapped(self.path, self.size, self.name, stamp)))[index]
+        return self._fits(_mapped(self.path, self.size, self.name, stamp))
 
     def _fits(self, values: Tensor) -> Tensor:
         if tuple(values.shape) != self.shape or values.dtype != self.dtype:

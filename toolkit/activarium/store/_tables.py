@@ -67,7 +67,7 @@ def _column(file: parquet.ParquetFile, name: str, path: Path) -> np.ndarray:
 def _open(path: Path, size: int, rows: int) -> parquet.ParquetFile:
     check_size(path, size)
     try:
-        file = parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path if isinstance(path, Path) else path.open())
     except (pa.ArrowException, OSError) as reason:
         raise CorruptStore(f"{path} is not a readable Parquet file ({reason}). Take an undamaged copy of this file.") from None
     if file.metadata.num_rows != rows:

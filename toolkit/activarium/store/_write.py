@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from activarium.activations import Recording
 from activarium.errors import StoreError
-from activarium.rows import Rows
-from activarium.store._constants import Constants, constants_file, describe, load_constants
+from activarium.store._append import Place, place_of
+from activarium.store._constants import Constants, constants_file, load_constants
+from activarium.store._cut import Cutter
 from activarium.store._disk import explained, sync_folder
+from activarium.store._files import Portion, PortionWriter, Shard, discard, write_files, written
 from activarium.store._folder import Lock, leftovers, named, read_folder
-from activarium.store._format import JOURNAL, MANIFEST, SHARD_BYTES, Manifest, digest, same_capture, space_folder
+from activarium.store._format import INCOMING, JOURNAL, MANIFEST, SHARD_BYTES, Manifest, digest
 from activarium.store._journal import Commit, File, Session, joined, line_of
-from activarium.store._pieces import Piece, finite, piece_of
+from activarium.store._pieces import Piece
 from activarium.store._shard import write_shard, write_synced
-from activarium.store._tables import write_rows
 
 if TYPE_CHECKING:
     from activarium.store._read import Store
@@ -33,8 +33,8 @@ class StoreWriter:
 
     Attributes:
         path: The folder.
-        manifest: What the store says about itself; the dtypes of a draft are filled in by the first batch.
-        done: Places of the batch plan's order that are committed, as spans.
+        first: Example number of the first example; above 0 where the data are appended.
+        shard_bytes: Most bytes of tensors per shard.
         written: Bytes of tensors committed by this writer.
     """
 
@@ -45,47 +45,73 @@ class StoreWriter:
         *,
         shard_bytes: int = SHARD_BYTES,
         resume: bool = True,
+        append: bool = False,
+        ends: Collection[int] = (),
         allow_nonfinite: bool = False,
         versions: Mapping[str, Any] | None = None,
     ) -> None:
         """Open a folder for writing; nothing but the lock is written before the first batch.
 
+        Args:
+            path: A folder whose name ends in `.acts`.
+            draft: What the store will say about itself, but for what only a batch can tell.
+            shard_bytes: Most bytes of tensors per shard; a single example may have more.
+            resume: Go on with a folder that exists.
+            append: Add these data to a store of other data, unless it holds them already.
+            ends: Places of the plan at which a shard ends in any case.
+            allow_nonfinite: Keep NaN and infinity.
+            versions: For the journal.
+
         Raises:
             StoreError: Somebody else writes it, it may not be written, or it exists and `resume` is off.
             OtherModel: It holds a capture of another model, other data or another batch plan.
         """
-        self.path, self.manifest, self.shard_bytes = named(path), draft, shard_bytes
-        self._finite, self._versions = not allow_nonfinite, dict(versions or {})
-        self._begun, self._pending_bytes, self.written = False, 0, 0
-        self._pending: list[Piece] = []
-        self._columns: dict[str, list[str]] = {}
+        self.path, self.shard_bytes, self.written = named(path), shard_bytes, 0
+        self._versions, self._begun = dict(versions or {}), False
         with explained(self.path, "open"):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = Lock(self.path)
         try:
-            self._continue(resume)
+            constants = self._continue(draft, resume, append)
         except BaseException:
             self._lock.release()
             raise
+        self._options: dict[str, Any] = {"shard_bytes": shard_bytes, "allow_nonfinite": allow_nonfinite}
+        absolute = {self._data.start + end for end in ends}
+        self._cutter = Cutter(self.manifest, draft=not self._exists, ends=absolute, constants=constants, **self._options)
 
-    def _continue(self, resume: bool) -> None:
+    def _continue(self, draft: Manifest, resume: bool, append: bool) -> Constants:
         self._exists = (self.path / MANIFEST).exists()
-        self.done: list[tuple[int, int]] = []
-        self._constants, self._shard, self._session, self._whole = Constants(), 0, 1, 0
+        self._committed: list[tuple[int, int]] = []
+        self._left: list[str] = []
+        self._shard, self._session, self._whole = 0, 1, 0
+        self.manifest, self._data = draft, Place(0, draft.plan.examples, 0)
         if not self._exists:
-            strange = sorted(p.name for p in self.path.iterdir() if p.name not in ("writer.lock", f"{MANIFEST}.part"))
+            ours = ("writer.lock", f"{MANIFEST}.part", INCOMING)
+            strange = sorted(p.name for p in self.path.iterdir() if p.name not in ours)
             if strange:
                 raise StoreError(f"{self.path} is no store but holds {', '.join(strange[:4])}. Choose another folder, or empty this one.")
-            return
+            return Constants()
         if not resume:
             raise StoreError(f"{self.path} exists already. Choose another name, remove it, or pass resume=True to go on with it.")
-        found, journal = read_folder(self.path)
-        same_capture(self.manifest, found, self.path)
-        self.manifest, self.done = found, journal.done
-        self._constants = Constants(load_constants(self.path, journal))
+        self.manifest, journal = read_folder(self.path)
+        self._data = place_of(draft, self.manifest, journal, self.path, append=append)
+        self._committed = journal.done
         self._shard = max((c.shard for c in journal.commits), default=-1) + 1
         self._session, self._whole = len(journal.sessions) + 1, journal.whole
         self._left = leftovers(self.path, journal)
+        return Constants(load_constants(self.path, journal))
+
+    @property
+    def first(self) -> int:
+        return self._data.number
+
+    @property
+    def done(self) -> list[tuple[int, int]]:
+        """Committed places of these data's batch plan, as spans."""
+        start, stop = self._data.start, self._data.start + self._data.examples
+        clipped = ((max(a, start) - start, min(b, stop) - start) for a, b in self._committed)
+        return [(a, b) for a, b in clipped if a < b]
 
     def add(self, batch: Recording, members: Sequence[int], at: int) -> None:
         """Take in a batch: the examples `members`, which stand from place `at` on in the order of the plan.
@@ -95,58 +121,45 @@ class StoreWriter:
             NotFinite: A value is NaN or infinite.
         """
         if not self._begun:
-            self._begin(batch)
-        piece = piece_of(batch, members, at, self.manifest.sites)
-        self._same_columns(piece)
-        if self._finite:
-            finite(piece, members)
-        self._constants.see(getattr(batch, "attention", {}), self.manifest.attention)
-        for rest in piece.outside(self.done):
-            self._take(rest)
+            self._cutter.complete(batch)
+            self._begin()
+        for pieces in self._cutter.add(batch, members, at + self._data.start, self._committed):
+            self._write(pieces)
 
-    def _begin(self, batch: Recording) -> None:
+    def worker(self) -> PortionWriter:
+        """A writer of shards for another process; what it made comes back through `take_in`."""
+        cutter = Cutter(self._cutter.manifest, draft=self._cutter.draft, **self._options)
+        return PortionWriter(self.path.absolute(), cutter, self._data.start, self._committed)
+
+    def take_in(self, portion: Portion) -> None:
+        """Take in shards that a worker wrote into `incoming`.
+
+        Raises:
+            StoreError: The worker saw other dtypes or attention than the store has.
+        """
+        if self._cutter.draft:
+            self._cutter.manifest, self._cutter.draft = portion.manifest, False
+        if portion.manifest != self._cutter.manifest:
+            raise StoreError(
+                f"A worker's first batch completes the manifest of {self.path} otherwise than the first one did: "
+                f"{portion.manifest.sites} with {portion.manifest.attention}. All workers need the same model and the same versions."
+            )
+        if not self._begun:
+            self._begin()
+        for shard in portion.shards:
+            self._cutter.constants.take(shard.constants)
+            self._commit(shard)
+
+    def _begin(self) -> None:
+        self.manifest = self._cutter.manifest
         with explained(self.path, "begin"):
-            if self._exists:
-                for name in self._left:
-                    (self.path / name).unlink()
-            else:
-                self.manifest = _completed(self.manifest, batch)
-                self._place(MANIFEST, lambda p: write_synced(p, [self.manifest.dump()]))
-                sync_folder(self.path)
-            self._append(Session(session=self._session, manifest=self._manifest_hash(), versions=self._versions, started=_now()))
+            discard(self.path, self._left)
+            if not self._exists:
+                self._place({MANIFEST: (f"{MANIFEST}.part", write_synced(self.path / f"{MANIFEST}.part", [self.manifest.dump()]))})
+            manifest = digest((self.path / MANIFEST).read_bytes())
+            entry = Session(session=self._session, manifest=manifest, versions=self._versions, started=_now())
+            self._append(entry.model_copy(update={"appended": self._data.entry}))
         self._begun = True
-
-    def _manifest_hash(self) -> str:
-        return digest((self.path / MANIFEST).read_bytes())
-
-    def _same_columns(self, piece: Piece) -> None:
-        for space, rows in piece.rows.items():
-            first = self._columns.setdefault(space, rows.columns)
-            if rows.columns != first:
-                raise StoreError(
-                    f"A batch's row table has columns {rows.columns}; the first one had {first}. Give all examples the same columns."
-                )
-
-    def _take(self, piece: Piece) -> None:
-        if self._pending and self._pending[-1].start + len(self._pending[-1]) != piece.start:
-            self.commit()
-        # How far one may go before the shard is full: the cut depends only on the examples since the last cut.
-        costs = np.concatenate([[0], piece.costs(self.manifest.sites).cumsum()])
-        first = 0
-        while first < len(piece):
-            room = self.shard_bytes - self._pending_bytes
-            last = int(np.searchsorted(costs, costs[first] + room, side="right")) - 1
-            if last <= first and self._pending:
-                self.commit()
-                continue
-            last = min(max(last, first + 1), len(piece))
-            ends_here = last == len(piece)
-            # What waits for the next batch is copied: the batch's own memory is used again.
-            self._pending.append(piece.cut(first, last, own=ends_here))
-            self._pending_bytes += int(costs[last] - costs[first])
-            if not ends_here:
-                self.commit()
-            first = last
 
     def commit(self) -> None:
         """Write what is pending as one shard.
@@ -154,46 +167,47 @@ class StoreWriter:
         Raises:
             StoreError: The disk did not take it; what was committed before stays as it is.
         """
-        if not self._pending:
-            return
-        pieces, number, files = self._pending, self._shard, {}
-        jobs = self._jobs(pieces)
-        constants, names = self._constants.fresh()
-        if constants:
-            jobs[constants_file(number)] = lambda p: write_shard(p, {n: [t] for n, t in constants.items()})
-        spaces = {s: sum(int(p.ends[s][-1]) for p in pieces) for s in pieces[0].ends}
-        span = (pieces[0].start, pieces[-1].start + len(pieces[-1]))
+        if pieces := self._cutter.rest():
+            self._write(pieces)
+
+    def _write(self, pieces: Sequence[Piece]) -> None:
+        with explained(self.path, f"write shard {self._shard} of", self._shard):
+            self._commit(write_files(self.path, pieces, self.manifest, self._temporary, self._cutter.constants))
+
+    def _temporary(self, _: int, name: str) -> str:
+        return name.format(f"{self._shard:05d}") + ".part"
+
+    def _commit(self, shard: Shard) -> None:
+        """Move the files of a shard to their places and write its line."""
+        number, files = self._shard, dict(shard.files)
+        constants, names = self._cutter.constants.fresh()
         with explained(self.path, f"write shard {number} of", number):
             try:
-                for name, write in jobs.items():
-                    files[name] = self._place(name, write)
-                for folder in {(self.path / n).parent for n in jobs}:
-                    sync_folder(folder)
+                if constants:
+                    side = {constants_file(number): lambda p: write_shard(p, {n: [t] for n, t in constants.items()})}
+                    files |= written(self.path, side, self._temporary)
             except OSError:
-                for name in files:  # a full disk needs the room
-                    (self.path / name).unlink(missing_ok=True)
+                discard(self.path, [there for there, _ in files.values()])
                 raise
-            self._append(Commit(shard=number, session=self._session, span=span, rows=spaces, files=files, constants=names))
-        self._constants.kept()
-        self.done = joined([*self.done, span])
-        self._shard, self._pending = number + 1, []
-        self.written, self._pending_bytes = self.written + self._pending_bytes, 0
+            placed = self._place(files)
+            entry = {"shard": number, "session": self._session, "span": shard.span, "rows": dict(shard.rows)}
+            self._append(Commit(**entry, files=placed, constants=names))
+        self._cutter.constants.kept()
+        self._committed = joined([*self._committed, shard.span])
+        self._shard, self.written = number + 1, self.written + shard.bytes
 
-    def _jobs(self, pieces: Sequence[Piece]) -> dict[str, Any]:
-        jobs: dict[str, Any] = {}
-        for space in pieces[0].rows:
-            table = Rows.concatenate([p.rows[space] for p in pieces])
-            jobs[f"rows/{space_folder(space)}/{self._shard:05d}.parquet"] = lambda p, table=table: write_rows(p, table)
-        tensors = {name: [p.tensors[name] for p in pieces] for name in self.manifest.sites}
-        jobs[f"shards/{self._shard:05d}.safetensors"] = lambda p: write_shard(p, tensors)
-        return jobs
-
-    def _place(self, name: str, write: Any) -> File:
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = write(path.with_name(path.name + ".part"))
-        path.with_name(path.name + ".part").replace(path)
-        return file
+    def _place(self, files: Mapping[str, tuple[str, File]]) -> dict[str, File]:
+        final = {name.format(f"{self._shard:05d}"): found for name, found in files.items()}
+        try:
+            for name, (there, _) in final.items():
+                (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.path / there).replace(self.path / name)
+            for folder in {(self.path / n).parent for n in final}:
+                sync_folder(folder)
+        except OSError:
+            discard(self.path, [*final, *(there for there, _ in final.values())])
+            raise
+        return {name: file for name, (_, file) in final.items()}
 
     def _append(self, entry: Session | Commit) -> None:
         line = line_of(entry)
@@ -224,7 +238,8 @@ class StoreWriter:
 
     def abort(self) -> None:
         """Let go of the lock; what is not committed is not in the store."""
-        self._pending, self._pending_bytes = [], 0
+        self._cutter.rest()
+        shutil.rmtree(self.path / INCOMING, ignore_errors=True)  # what workers wrote and nobody took in
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -235,16 +250,6 @@ class StoreWriter:
             self.finish()
         else:
             self.abort()
-
-
-def _completed(draft: Manifest, batch: Recording) -> Manifest:
-    """The draft with what only a run can tell: dtypes and how the attention works."""
-    dtypes = {n: s.dtype or str(batch[n].dtype).removeprefix("torch.") for n, s in draft.sites.items()}
-    sites = {n: s.model_copy(update={"dtype": dtypes[n]}) for n, s in draft.sites.items()}
-    for site in sites.values():
-        _ = site.row_bytes  # a dtype that cannot be stored is refused here
-    attention = describe(getattr(batch, "attention", {}), sites, draft.aliases)
-    return draft.model_copy(update={"sites": sites, "attention": attention})
 
 
 def _now() -> str:

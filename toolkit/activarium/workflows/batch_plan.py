@@ -57,6 +57,22 @@ def batch_plan(lengths: Sequence[int] | np.ndarray, batch_tokens: int = BATCH_TO
     return (*batches, Batch(tuple(members), longest)) if members else ()
 
 
+def portions(batches: Sequence[Batch], sizes: Sequence[int], limit: int) -> list[list[tuple[int, Batch]]]:
+    """Which batches share shards? Successive ones of at most `limit` bytes together, each with its place in the plan.
+
+    No shard holds rows of two portions, so that portions can be run anywhere and in any order and give the same files.
+    """
+    made: list[list[tuple[int, Batch]]] = []
+    at, room = 0, 0
+    for batch, size in zip(batches, sizes, strict=True):
+        if not made or size > room:
+            made.append([])
+            room = limit
+        made[-1].append((at, batch))
+        at, room = at + len(batch.members), room - size
+    return made
+
+
 def plan_hash(batches: Sequence[Batch], lengths: np.ndarray, batch_tokens: int) -> str:
     """A hash that differs wherever two plans do."""
     words = json.dumps([batch_tokens, [[b.members, b.padded] for b in batches], lengths.tolist()])

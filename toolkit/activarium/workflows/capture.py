@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,14 @@ from activarium import _recorded
 from activarium.activations import Recording
 from activarium.errors import InputError
 from activarium.store import SHARD_BYTES, Store, StoreWriter, named, open_store, torch_dtype
-from activarium.workflows.batch_plan import BATCH_TOKENS, Batch
+from activarium.workflows.batch_plan import BATCH_TOKENS, Batch, portions
+from activarium.workflows.capture_cluster import capture_on
 from activarium.workflows.capture_plan import CapturePlan, make_plan
-from activarium.workflows.capture_stream import MemorySink, Ring, Sink, Stream, converted
+from activarium.workflows.capture_stream import MemorySink, Reader, Sink, Stream
+from activarium.workflows.cluster import Cluster, cluster_of
+from activarium.workflows.progress import progress_bar, say
+
+Part = Sequence[tuple[int, Batch]]  # batches that share shards, each with its place in the plan
 
 
 def capture(
@@ -29,6 +32,8 @@ def capture(
     batch_tokens: int = BATCH_TOKENS,
     shard_bytes: int = SHARD_BYTES,
     resume: bool = True,
+    append: bool = False,
+    on: str | Cluster | None = None,
     progress: bool = True,
     allow_nonfinite: bool = False,
 ) -> Recording | Store:
@@ -39,13 +44,17 @@ def capture(
 
     Args:
         model: A loaded model.
-        data: Texts, tokens, images, or what `model.inputs` made of them.
+        data: Texts, tokens, images, or what `model.inputs` made of them; `dict(text=…, label=…)` labels each example's rows.
         sites: Names and patterns. For patterns and scores, queries and keys are kept and the rest is computed on reading.
         to: A folder ending in `.acts`, or None to keep everything in memory.
         dtype: Keep floating-point values in this type; None keeps them as computed.
         batch_tokens: Most rows that run together, padding included: 4096 rows are 63 images of 65 rows.
         shard_bytes: Bytes of tensors per file.
         resume: Go on with a folder that exists; otherwise an existing one is refused.
+        append: Add the data to a folder that holds a capture of other data; example numbers go on. Data that are there already
+            are not added again, so that this call can be repeated, too.
+        on: `"ray"` to spread the batches over processes of this machine, the address of a Ray cluster, or an `act.Cluster`. The
+            batches of one shard are run by one worker, so a smaller `shard_bytes` spreads further.
         progress: Print the plan and show a progress bar.
         allow_nonfinite: Keep NaN and infinity instead of refusing them.
 
@@ -54,23 +63,27 @@ def capture(
 
     Raises:
         CapacityError: The predicted bytes do not fit in memory or on the disk.
+        ClusterError: No cluster answers at the address given, or a worker was lost too often.
         NotFinite: A value is NaN or infinite; the message names site and example.
         OtherModel: The folder holds a capture of another model, other data or another plan.
         StoreError: The folder cannot be written, or somebody else writes it.
     """
     folder, kind = _target(to), _kind(dtype)
+    cluster = None if on is None else cluster_of(on)
+    if folder is None and (cluster or append):
+        raise InputError("on= and append= need a folder: pass to='name.acts', on a disk that every worker sees.")
     inputs = data if hasattr(data, "lengths") and hasattr(data, "select") else model.inputs(data)
-    made = make_plan(model, inputs, sites, folder, kind, batch_tokens)
-    _say(progress, f"capture: {made.summary()}", made.note())
+    made = make_plan(model, inputs, sites, folder, kind, batch_tokens, append=append)
+    say(progress, f"capture: {made.summary()}", made.note())
     made.check()
     draft = made.draft(_recorded.plain(model.identity), _recorded.plain({**inputs.describe(), "hash": inputs.hash}))
-    sink: Sink
+    parts = portions(made.batches, made.costs, shard_bytes)
     if folder is None:
-        sink = MemorySink(draft, dict(made.rows), allow_nonfinite=allow_nonfinite)
-    else:
-        options = {"shard_bytes": shard_bytes, "resume": resume, "allow_nonfinite": allow_nonfinite}
-        sink = StoreWriter(folder, draft, versions=_recorded.versions(), **options)
-    return _run(model, inputs, made, sink, torch_dtype(kind) if kind else None, progress)
+        return _run(model, inputs, made, MemorySink(draft, dict(made.rows), allow_nonfinite=allow_nonfinite), parts, cluster, progress)
+    ends = [at + len(last.members) for *_, (at, last) in parts]
+    options = {"shard_bytes": shard_bytes, "resume": resume, "append": append, "ends": ends, "allow_nonfinite": allow_nonfinite}
+    sink = StoreWriter(folder, draft, versions=_recorded.versions(), **options)
+    return _run(model, inputs, made, sink, parts, cluster, progress)
 
 
 def plan(
@@ -99,57 +112,51 @@ def plan(
     return make_plan(model, inputs, sites, _target(to), _kind(dtype), batch_tokens)
 
 
-def _run(model: Any, inputs: Any, made: CapturePlan, sink: Sink, dtype: torch.dtype | None, progress: bool) -> Recording:
-    todo = list(_todo(made.batches, sink.done))
+def _run(
+    model: Any, inputs: Any, made: CapturePlan, sink: Sink, parts: Sequence[Part], cluster: Cluster | None, progress: bool
+) -> Recording:
+    todo = [t for part in parts if (t := _todo(part, sink.done))]
+    batches = sum(map(len, todo))
     try:
-        if todo:
-            if sink.done:
-                held = sum(last - first for first, last in sink.done)
-                _say(
-                    progress,
-                    f"resume: {held:,} of {made.examples:,} examples are there, {len(todo):,} of {len(made.batches):,} batches to run",
-                )
-            _stream(model, inputs, made, sink, todo, dtype, progress)
-        elif isinstance(sink, StoreWriter):
+        if isinstance(sink, StoreWriter) and not todo:
             sink.abort()  # all there: nothing is written, not even a line that says so
-            _say(progress, f"resume: {sink.path} is complete")
+            say(progress, f"resume: {sink.path} is complete")
             return open_store(sink.path)
+        if sink.done:
+            held = sum(last - first for first, last in sink.done)
+            say(progress, f"resume: {held:,} of {made.examples:,} examples are there, {batches:,} of {len(made.batches):,} batches to run")
+        if sink.first:
+            inputs = inputs.numbered(sink.first)
+        with progress_bar(progress, "capturing", sum(len(b.members) for t in todo for _, b in t)) as advance:
+            reader = made.reads, made.sites, torch_dtype(made.dtype) if made.dtype else None
+            if cluster is not None and isinstance(sink, StoreWriter):
+                capture_on(cluster, model, inputs, todo, reader, sink, advance)
+            else:
+                _stream(inputs, [b for t in todo for b in t], Reader(model, *reader), sink, advance)
         return sink.finish()
     except BaseException:
         sink.abort()
         raise
 
 
-def _stream(
-    model: Any, inputs: Any, made: CapturePlan, sink: Sink, todo: Sequence[tuple[int, Batch]], dtype: torch.dtype | None, progress: bool
-) -> None:
-    stream, ring = Stream(sink), Ring(dtype)
-    names = list(made.entries)
-    options = {"keep": ring.keep} if getattr(model, "keeps", False) else {}
+def _stream(inputs: Any, todo: Sequence[tuple[int, Batch]], reader: Reader, sink: Sink, advance: Any) -> None:
+    stream = Stream(sink)
     try:
-        with _bar(progress, sum(len(b.members) for _, b in todo)) as advance:
-            for at, batch in todo:
-                members = list(batch.members)
-                chosen = inputs.select(members)
-                ring.turn()
-                recorded = converted(model.run(chosen, read=list(made.reads), **options), names, dtype)
-                rows = max(len(t) for t in recorded.rows.values())
-                size = sum(recorded[n].nbytes for n in names)
-                stream.put(recorded, _numbers(inputs, members), at)
-                advance(len(members), rows, size)
+        for at, batch in todo:
+            members = list(batch.members)
+            recorded = reader.read(inputs.select(members))
+            rows = max(len(t) for t in recorded.rows.values())
+            size = sum(a.nbytes for a in recorded.values())
+            stream.put(recorded, _numbers(inputs, members), at)
+            advance(len(members), rows, size)
         stream.end()
     finally:
         stream.stop()
 
 
-def _todo(batches: Sequence[Batch], done: Sequence[tuple[int, int]]) -> Iterator[tuple[int, Batch]]:
+def _todo(part: Part, done: Sequence[tuple[int, int]]) -> Part:
     """Batches that are not all there, with their place in the plan. One that is there in part runs again as a whole: same bits."""
-    at = 0
-    for batch in batches:
-        last = at + len(batch.members)
-        if not any(a <= at and last <= b for a, b in done):
-            yield at, batch
-        at = last
+    return [(at, b) for at, b in part if not any(first <= at and at + len(b.members) <= last for first, last in done)]
 
 
 def _numbers(inputs: Any, members: Sequence[int]) -> list[int]:
@@ -166,31 +173,3 @@ def _kind(dtype: str | torch.dtype | None) -> str:
     if kind and not torch_dtype(kind).is_floating_point:
         raise InputError(f"dtype={kind!r} would cut activations to whole numbers. Choose float64, float32, float16 or bfloat16.")
     return kind
-
-
-def _say(loud: bool, *lines: str) -> None:
-    if loud:
-        from rich.console import Console
-
-        for line in filter(None, lines):
-            Console(soft_wrap=True).print(line, markup=False, highlight=False)
-
-
-@contextmanager
-def _bar(show: bool, examples: int) -> Iterator[Any]:
-    """A progress bar in examples, with rows and bytes per second."""
-    if not show:
-        yield lambda *_: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = [TextColumn("capturing"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn()]
-    with Progress(*columns) as bar:
-        task, started, sums = bar.add_task("capture", total=examples, speed=""), time.perf_counter(), [0, 0]
-
-        def advance(count: int, rows: int, size: int) -> None:
-            sums[0], sums[1] = sums[0] + rows, sums[1] + size
-            seconds = max(time.perf_counter() - started, 1e-9)
-            bar.update(task, advance=count, speed=f"{sums[0] / seconds:,.0f} rows/s  {sums[1] / seconds / 2**20:,.1f} MiB/s")
-
-        yield advance

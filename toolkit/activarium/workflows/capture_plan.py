@@ -35,7 +35,7 @@ class CapturePlan:
         to: The folder, or None for memory.
         room: Bytes that are free there.
         memory: Bytes of memory that are free.
-        largest: Bytes of the largest batch.
+        costs: Bytes of each batch.
         done: Bytes that the folder holds already.
         hash: Of the batch plan.
     """
@@ -51,7 +51,7 @@ class CapturePlan:
     to: Path | None
     room: int
     memory: int
-    largest: int
+    costs: tuple[int, ...]
     done: int
     hash: str
 
@@ -69,6 +69,11 @@ class CapturePlan:
     def total(self) -> int:
         """Predicted bytes of all sites."""
         return sum(self.bytes.values())
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest batch."""
+        return max(self.costs)
 
     @property
     def examples(self) -> int:
@@ -153,7 +158,9 @@ class CapturePlan:
         return f"<p><b>{html.escape(self.summary())}</b></p><table><tr>{titles}</tr>{cells}</table>{words}"
 
 
-def make_plan(model: Any, inputs: Any, wanted: str | Sequence[str], to: Path | None, dtype: str, batch_tokens: int) -> CapturePlan:
+def make_plan(
+    model: Any, inputs: Any, wanted: str | Sequence[str], to: Path | None, dtype: str, batch_tokens: int, *, append: bool = False
+) -> CapturePlan:
     """Everything that can be known before the first batch.
 
     Raises:
@@ -168,7 +175,7 @@ def make_plan(model: Any, inputs: Any, wanted: str | Sequence[str], to: Path | N
     batches = batch_plan(lengths, batch_tokens)
     counts = {space: _rows_of(inputs, space) for space in {e.rows for e in entries.values()}}
     per_example = sum((counts[e.rows] * e.row_bytes for e in entries.values()), np.zeros(len(inputs), np.int64))
-    room, done = _room(to)
+    room, done = _room(to, append)
     return CapturePlan(
         entries=entries,
         aliases=aliases,
@@ -181,7 +188,7 @@ def make_plan(model: Any, inputs: Any, wanted: str | Sequence[str], to: Path | N
         to=to,
         room=room,
         memory=free_memory(),
-        largest=int(max(per_example[list(b.members)].sum() for b in batches)),
+        costs=tuple(int(per_example[list(b.members)].sum()) for b in batches),
         done=done,
         hash=plan_hash(batches, lengths, batch_tokens),
     )
@@ -226,11 +233,11 @@ def _rows_of(inputs: Any, space: str) -> np.ndarray:
     return np.asarray(inputs.rows_of(space) if space else inputs.lengths)
 
 
-def _room(to: Path | None) -> tuple[int, int]:
+def _room(to: Path | None, append: bool) -> tuple[int, int]:
     if to is None:
         return free_memory(), 0
     there = next(p for p in (to, *to.absolute().parents) if p.exists())
-    held = sum(p.stat().st_size for p in to.glob("shards/*.safetensors")) if to.is_dir() else 0
+    held = sum(p.stat().st_size for p in to.glob("shards/*.safetensors")) if to.is_dir() and not append else 0
     return shutil.disk_usage(there).free, held
 
 

@@ -21,9 +21,13 @@ class Sink(Protocol):
 
     Attributes:
         done: Places of the plan's order that it holds already, as spans.
+        first: Example number of the first example.
     """
 
-    done: list[tuple[int, int]]
+    @property
+    def done(self) -> list[tuple[int, int]]: ...
+    @property
+    def first(self) -> int: ...
 
     def add(self, batch: Recording, members: Sequence[int], at: int) -> None:
         """Take in one batch: examples `members`, from place `at` of the plan on."""
@@ -43,6 +47,7 @@ class MemorySink:
 
     def __init__(self, draft: Manifest, rows: dict[str, int], *, allow_nonfinite: bool = False) -> None:
         self.done: list[tuple[int, int]] = []
+        self.first = 0
         self._draft, self._total, self._finite = draft, rows, not allow_nonfinite
         self._values: dict[str, Tensor] = {}
         self._tables: dict[str, list[Rows]] = {}
@@ -183,6 +188,20 @@ class Ring:
         if held is None or len(held) < size or held.dtype != kind:
             held = slot[name] = torch.empty(size, dtype=kind)
         return held[:size].view(value.shape).copy_(value)
+
+
+class Reader:
+    """Runs batches and gives what is to be kept of them, in the type of the capture."""
+
+    def __init__(self, model: Any, reads: Sequence[str], names: Sequence[str], dtype: torch.dtype | None, *, slots: int = 3) -> None:
+        self._model, self._reads, self._names, self._dtype = model, list(reads), list(names), dtype
+        self._ring = Ring(dtype, slots)
+        self._options = {"keep": self._ring.keep} if getattr(model, "keeps", False) else {}
+
+    def read(self, inputs: Any) -> Recording:
+        """One forward; its memory is used again after as many more as there are slots."""
+        self._ring.turn()
+        return converted(self._model.run(inputs, read=self._reads, **self._options), self._names, self._dtype)
 
 
 def converted(batch: Recording, names: Sequence[str], dtype: torch.dtype | None) -> Recording:

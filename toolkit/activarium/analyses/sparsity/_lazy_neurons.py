@@ -10,10 +10,11 @@ import numpy as np
 
 from activarium.activations import Activations, Recording
 from activarium.analyses.layer_sites import column, examples_of, layer_number, layer_sites, refuse_strange
-from activarium.analyses.sparsity.nonzeros import NonzeroCounts
 from activarium.errors import AxisError, InputError
 from activarium.maths import bootstrap_interval
 from activarium.results import Grid, Overlay, Ranking, Report, Result, Series
+from activarium.rows import Rows
+from activarium.summaries import Count
 
 EXCLUDED = ("bos", "cls", "register", "special")
 ALWAYS = 99.9  # percent of nonzeros above which nothing rectifies: no trained ReLU layer comes near
@@ -86,7 +87,7 @@ def lazy_neurons(
     return Report(parts, tuple(words), title="Nonzero neurons, layer by layer", unit="percent", diagnostics=notes)
 
 
-def _counted(activations: Activations, exclude: Sequence[str]) -> NonzeroCounts:
+def _counted(activations: Activations, exclude: Sequence[str]) -> Count:
     keep = _kept(activations, exclude)
     if not keep.any():
         kinds = ", ".join(sorted({str(k) for k in column(activations, "kind", "token")})) or "none"
@@ -94,11 +95,12 @@ def _counted(activations: Activations, exclude: Sequence[str]) -> NonzeroCounts:
             f"No row is left to count: the rows have the kinds {kinds}, excluded are {', '.join(exclude)}. Exclude fewer kinds."
         )
     examples, start = examples_of(activations), 0
-    counts = NonzeroCounts.empty(activations.shape[1])
+    counts = Count()
     for batch in activations.batches():
         here = slice(start, start + len(batch))
         chosen = keep[here]
-        counts.update(batch[chosen.nonzero()[0]], examples[here][chosen])
+        rows = Rows({"example": examples[here][chosen]})
+        counts.update(Activations(batch[chosen.nonzero()[0]], activations.axes, site=activations.site, index=rows))
         start += len(batch)
     if counts.nan or counts.infinite:
         refuse_strange(activations, "They would count as firing.")
@@ -112,10 +114,10 @@ def _kept(activations: Activations, exclude: Sequence[str]) -> np.ndarray:
 class _Table:
     """The layers of one stack beside one another."""
 
-    def __init__(self, stack: str, counts: Mapping[str, NonzeroCounts], confidence: float, resamples: int, seed: int) -> None:
+    def __init__(self, stack: str, counts: Mapping[str, Count], confidence: float, resamples: int, seed: int) -> None:
         self.stack, self.counts, self.confidence, self.sites = stack, counts, confidence, list(counts)
         self.percent = np.array([c.percent for c in counts.values()])
-        widths = {c.d_mlp for c in counts.values()}
+        widths = {c.width for c in counts.values()}
         if len(widths) > 1:
             raise AxisError(f"The layers have {sorted(widths)} neurons; one table needs one width. Pass the layers of one width at a time.")
         per_sequence = np.stack([c.per_sequence for c in counts.values()])  # layer, sequence, (nonzero, rows)
@@ -147,16 +149,16 @@ class _Table:
             ),
         }
 
-    def _ranking(self, counts: Sequence[NonzeroCounts]) -> Ranking:
+    def _ranking(self, counts: Sequence[Count]) -> Ranking:
         order = np.argsort(self.percent, kind="stable")
         columns = {
             "low": self.low,
             "high": self.high,
             "rows": np.array([c.rows for c in counts]),
-            "sequences": np.array([len(c.sequences) for c in counts]),
+            "sequences": np.array([len(c.per_sequence) for c in counts]),
             "dead": np.array([c.dead for c in counts]),
             "always on": np.array([c.always_on for c in counts]),
-            "neurons": np.array([c.d_mlp for c in counts]),
+            "neurons": np.array([c.width for c in counts]),
         }
         names = tuple(self.sites[i] for i in order)
         return Ranking(
@@ -170,12 +172,12 @@ class _Table:
         interval = (
             f" ({100 * self.confidence:g} % interval {low:.2f} to {high:.2f})" if np.isfinite(low) else " (one sequence: no interval)"
         )
-        neurons = first.d_mlp * len(self.counts)
+        neurons = first.width * len(self.counts)
         dead, always = (sum(getattr(c, name) for c in self.counts.values()) for name in ("dead", "always_on"))
         where = f"{self.stack}: " if self.stack else ""
         scope = f"averaged over {len(self.counts)} layers" if len(self.counts) > 1 else "in one layer"
         return [
-            f"{where}a row uses {self.mean:.2f} % of the {first.d_mlp:,} neurons of a layer, {scope}{interval}.",
+            f"{where}a row uses {self.mean:.2f} % of the {first.width:,} neurons of a layer, {scope}{interval}.",
             f"{where}the laziest layer is {self.sites[lazy]} with {self.percent[lazy]:.2f} %, the busiest {self.sites[busy]} with {self.percent[busy]:.2f} %.",
             f"{where}{dead:,} of {neurons:,} neurons never fired in {first.rows:,} rows, {always:,} fired in every row.",
         ]
@@ -202,7 +204,7 @@ def _notes(sites: Mapping[str, Activations], table: _Table, exclude: Sequence[st
         "high": table.mean_interval[1],
         "site": ".".join(next(iter(sites)).split(".")[-2:]),
         "rows": state.rows,
-        "sequences": len(state.sequences),
+        "sequences": len(state.per_sequence),
         "excluded": _excluded(first, exclude),
         "dtype": str(first.dtype).removeprefix("torch."),
     }
@@ -218,7 +220,7 @@ def _left_out(sites: Mapping[str, Activations], exclude: Sequence[str]) -> list[
     return [f"Left out before counting: {', '.join(f'{n:,} {kind} rows' for kind, n in found.items())}."] if found else []
 
 
-def _warnings(counts: Mapping[str, NonzeroCounts]) -> list[str]:
+def _warnings(counts: Mapping[str, Count]) -> list[str]:
     """What makes a percentage of nonzeros mean something else than sparsity; said in the report and as a warning."""
     said = []
     smooth = [s for s, c in counts.items() if (c.negative and not s.endswith("mlp.post")) or c.percent >= ALWAYS]
