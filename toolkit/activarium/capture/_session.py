@@ -87,6 +87,9 @@ class Session:
         if short == "head_out" or site.kind == "answer":
             raise InputError(f"{site.name} is derived and can only be read. Edit what it is made of: pattern, v or z.")
         if site.kind == "rotary" or short in DERIVED:
+            if site.kind == "place":  # a model that computes its patterns where they can be changed
+                self._tap(site.place, site.name).edits.append((edit, None))  # type: ignore[arg-type]
+                return self.seat.check(site.name, edit)
             return self.seat.edit(site.name, edit)
         if edit.where.keys is not None:
             raise InputError(f"{site.name} has no keys; Where(keys=…) chooses in scores and patterns. Choose rows with positions=….")
@@ -197,6 +200,8 @@ class Session:
 
     def _edited(self, raw: Tensor, edit: Edit, tap: _Tap, base: str | None) -> Tensor:
         space = self.model.row_space(tap.name, edit)
+        if tap.name.rpartition(".")[2] in DERIVED:
+            return self.seat.tiles(raw, edit, space)
         view = read_cut(raw, tap.place.cut)
         shifted = view if base is None else view + self.raw[base].reshape(view.shape)
         changed = self.change(shifted, edit, space)
