@@ -128,6 +128,30 @@ def test_edits_where_only_some_have_the_site(kind, site):
     assert gap(a.logits, original("llama").run(RAGGED).logits) > 1e-3
 
 
+PATTERNS = {
+    "no head looks at the first token": [Zero("blocks.0.attn.pattern", where=Where(keys=(0,)))],
+    "one head looks at the last token": [Set("blocks.1.attn.pattern", 1.0, where=Where(heads=(1,), keys=(-1,)))],
+    "one query's scores": [Scale("blocks.0.attn.scores", 0.5, where=Where(positions=(-1,), heads=(2,)))],
+    "both, in two blocks": [Scale("blocks.0.attn.scores", 2.0), Scale("blocks.1.attn.pattern", 0.5, where=Where(examples=(1,)))],
+}
+
+
+@pytest.mark.parametrize("what", PATTERNS)
+@pytest.mark.parametrize(("family", "kind"), BOTH)
+def test_pattern_edits_do_the_same(family, kind, what):
+    ours, theirs = lens(family, kind), original(family)
+    read = ["blocks.*.attn.pattern", "blocks.*.attn.scores", "blocks.*.resid_post"]
+    a, b = (m.run(RAGGED, read, edits=PATTERNS[what]) for m in (ours, theirs))
+    assert gap(ours.run(RAGGED).logits, b.logits) > 1e-4  # the edit does something
+    for name in [*b, "logits"]:
+        assert gap(a[name], b[name]) < 1e-5, name
+
+
+def test_a_pattern_has_no_features():
+    with pytest.raises(InputError, match=r"blocks\.0\.attn\.pattern has no features; choose keys"):
+        lens("gpt2", "HookedTransformer").run(RAGGED, edits=[Zero("blocks.0.attn.pattern", where=Where(features=(0,)))])
+
+
 @pytest.mark.parametrize(("family", "kind"), BOTH)
 def test_gradients_are_the_same(family, kind):
     ours, theirs = lens(family, kind), original(family)
@@ -158,6 +182,8 @@ def test_weights_readout_and_resume_are_the_same(kind):
         assert gap(rest.logits, theirs.run(RAGGED).logits) < 1e-5
     with pytest.raises(InputError, match=r"resumes from position 0 only; drop start="):
         ours.resume(RAGGED, "blocks.0.resid_post", stream, start=1)
+    with pytest.raises(InputError, match=r"is not read while it writes. Wrap the Hugging Face model"):
+        ours.generate(RAGGED)
     with pytest.raises(UnknownName, match=r"No weight called 'blocks\.0\.attn\.W_X'"):
         ours.weight("blocks.0.attn.W_X")
 

@@ -106,7 +106,7 @@ class Answers:
     def _tiles(self, name: str, site: Site, value: Tensor) -> Activations:
         """Scores or patterns that the model itself computed, `example head query key`, cut to each example's real rows."""
         value = value.masked_fill(value <= torch.finfo(value.dtype).min / 2, -torch.inf)  # some models hide keys with a large number
-        counts = self.session.row_counts(site.rows)
+        counts = [int(n) for n in self.session.batch.inputs.rows_of(site.rows)]
         parts = [value[e, :, :n, :n] for e, n in enumerate(counts)]
         return Activations(parts, site.axes, site=name, index=self.session.table(site.rows), space=site.rows, provenance=self.provenance)
 

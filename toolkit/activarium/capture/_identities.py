@@ -147,7 +147,7 @@ class BlockAlgebra:
         for example in q.index.examples:  # type: ignore[union-attr]
             rows = q.index.span(example)  # type: ignore[union-attr]
             got.append(pattern.example(example).tensor.double().flatten())
-            wanted.append(scores_and_pattern(q.tensor[rows], k.tensor[rows], spec, torch.float64)[1].flatten())
+            wanted.append(scores_and_pattern(q.tensor[rows].double(), k.tensor[rows].double(), spec)[1].flatten())
         return Identity("pattern = softmax(scaled q_rot k_rot)", name, torch.cat(got), torch.cat(wanted), SOFTMAX)
 
     def _after(self, room: str) -> Iterator[Identity]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from activarium.attention import AttentionSpec, pattern_of, repeat_heads, scores_of
+from activarium.attention import AttentionSpec, pattern_of, repeat_heads, scores_of, visible
 from activarium.capture._interface import Kernel
 from activarium.capture._masks import Span, describe
 from activarium.edits import Edit, row_mask
@@ -32,7 +33,8 @@ class Seat:
     """
 
     def __init__(self, session: Session, watch: bool, keys: dict[str, Tensor] | None) -> None:
-        self.session, self.model, self._watch = session, session.model, watch
+        # The session holds its seat; held in turn, it would keep what it read until a garbage collection.
+        self._session, self.model, self._watch = weakref.ref(session), session.model, watch
         self.specs: dict[str, AttentionSpec] = {}
         self.edited: dict[str, dict[str, list[Tensor]]] = {}
         self.partial: set[str] = set()
@@ -42,12 +44,22 @@ class Seat:
         self._edits: dict[str, list[Edit]] = {}
         self._turns: dict[str, int] = {}
 
+    @property
+    def session(self) -> Session:
+        """The forward this seat belongs to."""
+        session = self._session()
+        assert session is not None, "a seat outlives its session only in a bug"
+        return session
+
     def edit(self, name: str, edit: Edit) -> None:
         """Plan an edit of queries, keys, scores or a pattern."""
-        leaf = name.rpartition(".")[2]
-        if leaf in ("scores", "pattern") and edit.where.features is not None:
-            raise InputError(f"{name} has no features; choose keys of {name} by their position: Where(keys=…).")
+        self.check(name, edit)
         self._edits.setdefault(name, []).append(edit)
+
+    def check(self, name: str, edit: Edit) -> None:
+        """Patterns have keys where other sites have features."""
+        if name.rpartition(".")[2] in ("scores", "pattern") and edit.where.features is not None:
+            raise InputError(f"{name} has no features; choose keys of {name} by their position: Where(keys=…).")
 
     @property
     def taken(self) -> bool:
@@ -156,6 +168,23 @@ class Seat:
         if self._watch:
             self.edited[name] = kept
         return mixed
+
+    def tiles(self, raw: Tensor, edit: Edit, space: str) -> Tensor:
+        """Scores or patterns that the model computed itself, `example head query key`, with one edit; hidden keys stay hidden."""
+        block, _, leaf = edit.site.rpartition(".")  # type: ignore[attr-defined]
+        spec, new, table = getattr(self.model.anatomy, "attention", {}).get(block), raw.clone(), self.session.table(space)
+        for row, example in enumerate(table.examples):
+            asking = table.take(table.span(example))
+            own = (row, slice(None), slice(0, len(asking)), slice(0, len(asking)))
+            part, keys = raw[own], range(len(asking))
+            # A key that no head looks at is hidden, by a window that the model does not tell of.
+            seen = (part != 0).any(0) if spec is None else visible(keys, keys, spec, raw.device)
+            hidden = part <= torch.finfo(part.dtype).min / 2 if leaf == "scores" else ~seen.expand_as(part)
+            changed = _Change(asking, np.arange(len(asking)), len(asking))(part.masked_fill(hidden, 0), edit)
+            new[own] = torch.where(hidden, part, changed)
+        if block in self.specs:
+            self.specs[block] = replace(self.specs[block], edited=True)
+        return new
 
 
 class _Change:

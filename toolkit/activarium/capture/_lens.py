@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from activarium.attention import AttentionSpec
 from activarium.capture._encode import Encoder
 from activarium.capture._inputs import Space
-from activarium.capture._kernel import Seat
 from activarium.capture._lens_places import BRIDGE, HOOKED
 from activarium.capture._lens_processing import Processing, measure
 from activarium.capture._lens_sites import LensAnatomy, Probe
@@ -118,29 +117,19 @@ class LensRunner(TorchRunner):
         return CausalLMOutput(logits=self.torch_module(**arguments))
 
     @contextmanager
-    def kernel(self, seat: Seat) -> Iterator[None]:
-        """Nothing needs to be watched: queries, keys and patterns pass hook points.
-
-        Raises:
-            InputError: Scores or patterns are edited.
-        """
-        edited = seat.wanted[1]
-        if edited:
-            raise InputError(
-                f"{edited[0]} cannot be edited in a TransformerLens model. Edit q_rot, k_rot, v or z, or wrap the Hugging Face model itself."
-            )
-        seat.specs.update(self.anatomy.attention)
+    def kernel(self, session: Session) -> Iterator[None]:
+        """Nothing needs to be watched: queries, keys and patterns pass hook points."""
+        session.seat.specs.update(self.anatomy.attention)
         yield
 
-    def generate(self, inputs: Any, *args: Any, **options: Any) -> Any:
-        """Refused: TransformerLens writes with a loop of its own, whose steps cannot be read row by row.
+    def generate(self, *arguments: Any, **options: Any) -> Any:
+        """Refused: see `TorchRunner.generate`.
 
         Raises:
-            InputError: Always.
+            InputError: Always; the Hugging Face model can be read while it writes.
         """
         raise InputError(
-            f"{self.name} is a TransformerLens model, whose own generate cannot be read step by step. Wrap the Hugging Face model itself, "
-            "or let TransformerLens write and read the finished text with run."
+            f"{self.name} is a TransformerLens model, which is not read while it writes. Wrap the Hugging Face model: act.wrap(hf_model, tokenizer).generate(…)."
         )
 
     def resume(self, inputs: Any, at: str, values: Any, read: Any = (), *, start: int = 0, cached_kv: Any = None, **options: Any) -> Any:

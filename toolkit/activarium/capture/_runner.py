@@ -19,7 +19,6 @@ from activarium.capture._answers import Answers, needed, needs_kernel
 from activarium.capture._encode import Encoder
 from activarium.capture._inputs import Batch, Inputs
 from activarium.capture._interface import watching
-from activarium.capture._kernel import Seat
 from activarium.capture._probe import Anatomy
 from activarium.capture._resume import Resume
 from activarium.capture._session import Keep, Session, Stop, as_rows
@@ -318,9 +317,9 @@ class TorchRunner:
         """The model's own forward; what it returns has `logits` if it has a head."""
         return self.torch_module(**arguments)
 
-    def kernel(self, seat: Seat) -> AbstractContextManager[None]:
-        """While it is open, the seat sees what enters every attention kernel."""
-        return watching(self.torch_module, seat)
+    def kernel(self, session: Session) -> AbstractContextManager[None]:
+        """While it is open, the session sees what enters every attention kernel."""
+        return watching(self.torch_module, session.seat)
 
     def kept(self, inputs: Inputs, name: str, value: Tensor) -> Activations:
         """The rows, without pads, of what `keep` is given for a site while these inputs run."""

@@ -88,6 +88,9 @@ class Session:
             raise InputError(f"{site.name} is derived and can only be read. Edit what it is made of: pattern, v or z.")
         self._check_heads(site, edit)
         if site.kind == "rotary" or short in DERIVED:
+            if site.kind == "place":  # a model that computes its patterns where they can be changed
+                self._tap(site.place, site.name).edits.append((edit, None))  # type: ignore[arg-type]
+                return self.seat.check(site.name, edit)
             return self.seat.edit(site.name, edit)
         if edit.where.keys is not None:
             raise InputError(f"{site.name} has no keys; Where(keys=…) chooses in scores and patterns. Choose rows with positions=….")
@@ -144,7 +147,7 @@ class Session:
                     else:
                         handles.append(module.register_forward_hook(self._after(path, taps)))
                 if self.seat.taken:
-                    stack.enter_context(self.model.kernel(self.seat))
+                    stack.enter_context(self.model.kernel(self))
                 yield
             finally:
                 for handle in handles:
@@ -207,6 +210,8 @@ class Session:
 
     def _edited(self, raw: Tensor, edit: Edit, tap: _Tap, base: str | None) -> Tensor:
         space = self.model.row_space(tap.name, edit)
+        if tap.name.rpartition(".")[2] in DERIVED:
+            return self.seat.tiles(raw, edit, space)
         view = read_cut(raw, tap.place.cut)
         shifted = view if base is None else view + self.raw[base].reshape(view.shape)
         changed = self.change(shifted, edit, space)
