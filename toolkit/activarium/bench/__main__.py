@@ -73,7 +73,6 @@ def parts(small: bool, rounds: int, batches: int) -> Parts:
         "scribe-disk": lambda: to_disk(bundled, (32, 32), 8, rounds, "scribe's shape"),
         "disk": lambda: to_disk(large, half, batches, min(rounds, 2), name, goals),
         "arrow": lambda: one_site(large, half, 2 * batches, min(rounds, 2), name),
-        "patterns": lambda: patterns(1024 if small else 8192),
     }
 
 

@@ -18,6 +18,7 @@ from activarium.capture._lens_places import BRIDGE, HOOKED
 from activarium.capture._lens_processing import Processing, measure
 from activarium.capture._lens_sites import LensAnatomy, Probe
 from activarium.capture._runner import TorchRunner
+from activarium.capture._session import Session
 from activarium.capture._spaces import probe_tokens, uncommon_tokens
 from activarium.errors import InputError, unknown
 
