@@ -121,6 +121,8 @@ def test_words_of_refusals(tmp_path, made):
         StoreError, match=r"'memory://x.acts' is an address; a store is written into a folder. Write it here, copy it there"
     ):
         capture(FakeModel(), texts(3), "pooled", "memory://x.acts", progress=False)
+    with pytest.raises(InputError, match=r"anon: options are for addresses such as s3://…; .*made.acts is a folder. Leave them out"):
+        open_store(made.path, anon=True)
     url = upload(made, "memory://named.acts")
     with pytest.raises(UnknownSite, match=r"Did you mean 'blocks.0.mlp.post'"):
         open_store(url)["blocks.0.mlp.pst"]

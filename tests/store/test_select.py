@@ -120,3 +120,11 @@ def test_words_of_refusals(made):
         made.select({"position": lambda p: p})
     with pytest.raises(InputError, match=r"select needs at least one column: where=\{'kind': 'token'\}"):
         made.select({})
+
+
+def test_a_row_space_may_come_out_empty(made):
+    """No text of the encoder is as long as these rows say: its sites are there, with no rows."""
+    chosen = made.select({"position": 20})
+    assert len(chosen.rows[""]) > 0 and len(chosen.rows["encoder"]) == 0
+    assert chosen["encoder.out"].tensor.shape == (0, 8)
+    assert list(chosen.iter_batches("encoder.out", 4)) == list(chosen.iter_batches("encoder.out", 4, shuffle_blocks=2)) == []

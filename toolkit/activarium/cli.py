@@ -92,7 +92,7 @@ def capture(
     to: Annotated[Path, typer.Option(help="Folder to write, NAME.acts; an unfinished capture goes on where it stopped.")],
     dtype: Annotated[str | None, typer.Option(help="bfloat16, float16 or float32; by default the model's own.")] = None,
     append: Annotated[bool, typer.Option(help="Add the file to a folder that holds other data.")] = False,
-    on: Annotated[str | None, typer.Option(help="'ray' for all processors of this machine, or a Ray cluster's address.")] = None,
+    on: Annotated[str | None, typer.Option(help="'ray' for worker processes on this machine, or a Ray cluster's address.")] = None,
 ) -> None:
     """Run a model over a file and keep what was read in a store."""
     inputs = read_inputs(data)  # before the model: a wrong path should not cost its loading

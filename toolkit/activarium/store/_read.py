@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from activarium.activations import Activations
+from activarium.errors import InputError
 from activarium.store._constants import load_constants
 from activarium.store._derived import Captured
 from activarium.store._folder import named, plausible, read_folder, row_tables
@@ -148,8 +149,13 @@ def open_store(path: str | Path, *, check: bool = True, **options: Any) -> Store
     Raises:
         StoreError: There is no store, or it is of a later format.
         CorruptStore: Manifest, journal or a file's size are not what was written.
+        MissingExtra: The package that speaks an address's protocol is not installed.
     """
-    return Store(located(str(path), options) if is_url(path) else named(path), check=check)
+    if is_url(path):
+        return Store(located(str(path), options), check=check)
+    if options:
+        raise InputError(f"{', '.join(options)}: options are for addresses such as s3://…; {path} is a folder. Leave them out.")
+    return Store(named(path), check=check)
 
 
 def _spec(block: str, entry: AttentionEntry, constants: dict[str, Tensor]) -> Any:

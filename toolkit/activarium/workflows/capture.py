@@ -53,8 +53,8 @@ def capture(
         resume: Go on with a folder that exists; otherwise an existing one is refused.
         append: Add the data to a folder that holds a capture of other data; example numbers go on. Data that are there already
             are not added again, so that this call can be repeated, too.
-        on: `"ray"` to spread the batches over processes of this machine, the address of a Ray cluster, or an `act.Cluster`. The
-            batches of one shard are run by one worker, so a smaller `shard_bytes` spreads further.
+        on: `"ray"` for worker processes on this machine, the address of a Ray cluster, or an `act.Cluster` that says how many
+            workers and threads. The batches of one shard are run by one worker, so a smaller `shard_bytes` spreads further.
         progress: Print the plan and show a progress bar.
         allow_nonfinite: Keep NaN and infinity instead of refusing them.
 

@@ -95,8 +95,8 @@ class Pool:
         options = {"num_cpus": threads, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": cluster.retries}
         self._retries = cluster.retries
         kind = ray.remote(_Worker).options(**options)
-        self._model = _packed(model)  # held for as long as a worker may have to be started again
-        self._actors = _started([kind.remote([self._model], threads) for _ in range(count)], threads)
+        self._model = [_packed(model)]  # in a list, so that a worker fetches it once and not with every item
+        self._actors = _started([kind.remote(threads) for _ in range(count)], threads)
         self.workers = len(self._actors)
 
     def map(self, function: Callable[[Any, Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
@@ -112,10 +112,11 @@ class Pool:
         from ray.util import ActorPool
 
         pool, early, expected = ActorPool(self._actors), {}, 0
+        model = self._model
         for number, item in enumerate(items):
             if not pool.has_free():
                 early.update([self._next(pool)])
-            pool.submit(lambda actor, job: actor.work.remote(function, *job), (number, item))
+            pool.submit(lambda actor, job: actor.work.remote(model, function, *job), (number, item))
             while expected in early:
                 yield early.pop(expected)
                 expected += 1
@@ -152,16 +153,20 @@ class Pool:
 class _Worker:
     """Lives in a process of its own."""
 
-    def __init__(self, model: list[Any], threads: int) -> None:
+    def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._model = _ray().get(model[0])  # inside a list, Ray leaves it to its owner, who is there when a worker starts again
+        self._model: list[Any] = []
 
     def versions(self) -> dict[str, str]:
         return versions()
 
-    def work(self, function: Callable[[Any, Any], Any], number: int, item: Any) -> tuple[int, ActivariumError | None, Any]:
+    def work(
+        self, model: list[Any], function: Callable[[Any, Any], Any], number: int, item: Any
+    ) -> tuple[int, ActivariumError | None, Any]:
+        if not self._model:
+            self._model = _ray().get(model)
         try:
-            return number, None, function(self._model, item)
+            return number, None, function(self._model[0], item)
         except ActivariumError as error:  # words for the user, who needs no traceback of another machine
             return number, error, None
 
