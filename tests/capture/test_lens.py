@@ -216,6 +216,8 @@ def test_what_is_missing_says_why():
         lens("gpt_neox", "HookedTransformer").run(RAGGED, "blocks.0.hook_resid_mid")
     with pytest.raises(MissingSite, match="what enters the scores passes no hook point"):
         lens("gpt_neox", "TransformerBridge").run(RAGGED, "blocks.0.attn.q_rot")
+    with pytest.raises(MissingSite, match=r"blocks\.0\.attn\.q_rot cannot be kept: what enters the scores passes no hook point"):
+        act.capture(lens("gpt_neox", "TransformerBridge"), ["the cat"], "blocks.0.attn.pattern", progress=False)
     with pytest.raises(MissingSite, match="in one step; read mlp.post"):
         lens("llama", "HookedTransformer").run(RAGGED, "blocks.0.mlp.act")
 

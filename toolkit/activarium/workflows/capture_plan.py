@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from activarium.errors import CapacityError, InputError, unknown
+from activarium.errors import CapacityError, InputError, MissingSite, unknown
 from activarium.store import Manifest, PlanEntry, SiteEntry, torch_dtype
 from activarium.workflows.batch_plan import Batch, batch_plan, plan_hash
 
@@ -208,7 +208,8 @@ def _kept(model: Any, wanted: str | Sequence[str]) -> tuple[list[str], list[str]
         names += [f"{block}.q_rot", f"{block}.k_rot"] if last in COMPUTED else [name]
     for name in names:
         if name not in model.sites:
-            raise unknown("site in this model", name, model.sites)
+            reason = getattr(model.sites, "missing", {}).get(name)
+            raise MissingSite(f"{name} cannot be kept: {reason}.") if reason else unknown("site in this model", name, model.sites)
     if not names:
         raise InputError(f"{wanted!r} selects no site. Choose from model.sites.")
     return names, derived
