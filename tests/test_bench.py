@@ -182,7 +182,7 @@ def test_the_arrow_cache_holds_the_same_rows(tmp_path: Path) -> None:
     case.sae_lens()()
     calls = draws(case)
     ours, mapped, arrow = (calls[k]() for k in ("store", "mapped array", "Arrow rows"))  # each draws its own rows
-    for rows in (ours, mapped, arrow, calls["sae-lens batches"]()):
+    for rows in (ours, mapped, arrow, calls["sae-lens batches"](), calls["mixed blocks"]()):
         assert tuple(rows.shape[-2:]) == (case.rows, 64) and rows.dtype == torch.float32
     from datasets import load_from_disk
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +160,12 @@ def _drawing(case: OneSite, rounds: int, name: str) -> list[Row]:
     size = case.steps * case.rows * case.config["n_embd"] * 4 / 2**20
     speed = {k: f"{size / s:,.0f} MiB/s" for k, (s, _) in medians(times).items()}
     rows = [ratio(f"random batch from our store / from a mapped array, {shape}", times, "store", "mapped array", "", speed["store"])]
-    for peer, goal in (("sae-lens batches", "≥ 5"), ("Arrow rows", "≥ 5")):
-        what = f"random batch from sae-lens' Arrow cache ({peer}) / from our store, {shape}"
+    # Each with its like: batches for training come mixed from blocks on both sides, single rows from anywhere.
+    for peer, ours, way in (("sae-lens batches", "mixed blocks", "store.iter_batches"), ("Arrow rows", "store", "store[site].rows")):
+        what = f"random batch from sae-lens' Arrow cache ({peer}) / from our store ({way}), {shape}"
         missing = calls[peer]
-        rows.append(absent(what, missing, goal) if isinstance(missing, str) else ratio(what, times, peer, "store", goal, speed[peer]))
+        note = "" if isinstance(missing, str) else f"{speed[peer]}; ours {speed[ours]}"
+        rows.append(absent(what, missing, "≥ 5") if isinstance(missing, str) else ratio(what, times, peer, ours, "≥ 5", note))
     return rows
 
 
@@ -178,7 +181,8 @@ def draws(case: OneSite) -> dict[str, Callable[[], Any] | str]:
 
     import activarium as act
 
-    stored = act.open(case.place / "bench.acts")[case.site]
+    store = act.open(case.place / "bench.acts")
+    stored = store[case.site]
     total, width = case.ids.numel(), case.config["n_embd"]
     np.lib.format.open_memmap(case.place / "rows.npy", "w+", np.float32, (total, width))[:] = stored.tensor.numpy()
     mapped = np.load(case.place / "rows.npy", mmap_mode="r")
@@ -189,9 +193,15 @@ def draws(case: OneSite) -> dict[str, Callable[[], Any] | str]:
 
     found: dict[str, Callable[[], Any] | str] = {
         "store": lambda: stored.rows(index()),
+        "mixed blocks": partial(next, _epochs(store, case)),
         "mapped array": lambda: torch.from_numpy(mapped[index()]),
     }
     return found | _arrow_draws(case, index)
+
+
+def _epochs(store: Any, case: OneSite) -> Iterator[Any]:
+    for seed in count():
+        yield from store.iter_batches(case.site, case.rows, shuffle_blocks=64, seed=seed)
 
 
 def _arrow_draws(case: OneSite, index: Callable[[], Any]) -> dict[str, Callable[[], Any] | str]:
