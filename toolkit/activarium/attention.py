@@ -19,7 +19,7 @@ class AttentionSpec:
     Attributes:
         scaling: Factor on the dot products.
         causal: A query sees only keys up to its own position.
-        window: A causal query sees only this many latest keys (its own included), or None.
+        window: A query sees only keys less than this far away, on the sides that it sees; or None.
         softcap: Scores become `softcap * tanh(score / softcap)`, or None.
         bias: Additive bias `head query key` (T5, ALiBi) for the longest example, or None.
         sinks: One learned extra logit per head that takes attention but has no value, or None.
@@ -64,11 +64,11 @@ def repeat_heads(keys: Tensor, heads: int) -> Tensor:
 
 def visible(queries: int, keys: int, spec: AttentionSpec, device: torch.device | None = None) -> Tensor:
     """Which keys a query may see, boolean `query key`. Fewer queries than keys means the queries are the last ones."""
-    if not spec.causal:
+    if not spec.causal and spec.window is None:
         return torch.ones(queries, keys, dtype=torch.bool, device=device)
     distance = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)[None]
-    mask = distance >= 0
-    return mask & (distance < spec.window) if spec.window is not None else mask
+    mask = distance >= 0 if spec.causal else torch.ones_like(distance, dtype=torch.bool)
+    return mask & (distance.abs() < spec.window) if spec.window is not None else mask
 
 
 def scores_and_pattern(q: Tensor, k: Tensor, spec: AttentionSpec, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:

@@ -174,10 +174,11 @@ class _Examiner:
         self.checks.append(Check(name, site, gap, self.tolerance if tolerance is None else tolerance, count, note))
 
     def _sums_found(self) -> None:
-        """A block whose writers are all known must be the sum of what they write."""
+        """A block must be the sum of what its sub-layers write if others of its class are."""
         for stack in self.model.anatomy.stacks.values():
+            sums = {type(self.model.module(b.path)) for b in stack.blocks if b.algebra != "unknown"}
             for i, block in enumerate(stack.blocks):
-                if block.algebra == "unknown" and {"attn.proj", "mlp.proj"} <= set(block.places):
+                if block.algebra == "unknown" and type(self.model.module(block.path)) in sums and {"attn.proj", "mlp.proj"} <= set(block.places):
                     self._note(
                         "block is the sum of its writers",
                         f"{stack.prefix}blocks.{i}.resid_post",
@@ -315,9 +316,14 @@ class _Examiner:
     def _carriers(self, name: str) -> set[str]:
         """Sites that a write to a sum goes through."""
         stem, _, leaf = name.rpartition(".")
-        if leaf not in ("resid_mid", "resid_cross") or self.model.post_norm(name):
+        write = name
+        if leaf in ("resid_mid", "resid_cross") and not self.model.post_norm(name):
+            write = f"{stem}.{'cross' if leaf == 'resid_cross' else 'attn'}.out"
+        elif leaf != "out":
             return set()
-        return {self.model.sites.find(f"{stem}.{'cross' if leaf == 'resid_cross' else 'attn'}.out").name}
+        held = self.model.sites.find(write)
+        scaled = held.place is not None and held.place.cut is not None  # it is its projection under a factor
+        return {held.name, *([self.model.sites.find(write.removesuffix("out") + "proj").name] if scaled else [])}
 
     def _around(self, recording: Recording, stack: str, i: int) -> Iterator[Identity]:
         yield from BlockAlgebra(self.model, recording, stack, i).all()
@@ -327,7 +333,10 @@ class _Examiner:
             yield from exit_identities(self.model, recording, [stack])
 
     def _reaches(self, base: Recording, after: Recording, name: str) -> bool:
-        """Queries and keys have no identity that shows whether the kernel got them: rotation is the family's own."""
+        """Queries, keys and gated mixes have no identity that shows whether they were used: what follows must change."""
+        if name.endswith(".z") and self.model.sites[name].kind == "rotary":
+            proj = name.removesuffix("z") + "proj"
+            return not torch.equal(base[proj].tensor, after[proj].tensor)
         rotated = f"{name}_rot"
         if not name.endswith((".q", ".k")) or rotated not in base or self.model.sites.find(rotated).name == name:
             return True

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from activarium.activations import Recording
 from activarium.capture._block import Block
+from activarium.capture._writes import per_feature
 
 if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner
@@ -75,7 +76,7 @@ class BlockAlgebra:
             yield from self.equal("reads norm(stream)", f"{room}.in", lambda: self._module(role, stream), (stream,))
 
     def _stream_before(self, room: str) -> str:
-        if room == "attn" or self.block.algebra == "parallel":
+        if room == "attn" or self.block.algebra in ("parallel", "single"):
             return "resid_pre"
         return "resid_cross" if room == "mlp" and "cross" in self.block.attention else "resid_mid"
 
@@ -91,7 +92,8 @@ class BlockAlgebra:
     def _projections(self, room: str) -> Iterator[Identity]:
         for letter in "qkv":
             name = f"{room}.{letter}"
-            if self.has(name) and (source := self._source(room, letter)) is not None:
+            known = f"{self.prefix}{room}.W_{letter.upper()}" in self.model.weights  # latent attention has weights in between
+            if self.has(name) and known and (source := self._source(room, letter)) is not None:
                 wanted = torch.einsum("rm,hmd->rhd", source, self._weight(f"{room}.W_{letter.upper()}")) + self._bias(
                     f"{room}.b_{letter.upper()}"
                 )
@@ -111,7 +113,7 @@ class BlockAlgebra:
     def _attention(self, room: str) -> Iterator[Identity]:
         if self.has(f"{room}.pattern", f"{room}.z", f"{room}.v"):
             yield from self._mixing(room)
-        if self.has(f"{room}.z", f"{room}.proj"):
+        if self.has(f"{room}.z", f"{room}.proj") and f"{room}.z" not in self.block.kernel:
             wanted = torch.einsum("rhd,hdm->rm", self.value(f"{room}.z"), self._weight(f"{room}.W_O")) + self._bias(f"{room}.b_O")
             yield Identity("proj = sum of head_out + b_O", f"{self.prefix}{room}.proj", self.value(f"{room}.proj"), wanted)
         yield from self._after(room)
@@ -135,6 +137,13 @@ class BlockAlgebra:
         role = f"{room}.post"
         if role in self.block.modules:
             yield from self.equal("out = post(proj)", f"{room}.out", lambda: self._module(role, f"{room}.proj"), (f"{room}.proj",))
+        elif room in self.block.gained:
+            yield from self.equal("out = proj scaled per feature", f"{room}.out", lambda: self._scaled(room), (f"{room}.proj", f"{room}.out"))
+
+    def _scaled(self, room: str) -> Tensor:
+        """The projection under the one factor per feature that fits all rows best."""
+        proj = self.value(f"{room}.proj")
+        return proj * per_feature(proj, self.value(f"{room}.out"))
 
     def _mlp(self) -> Iterator[Identity]:
         gated = self.has("mlp.up")
@@ -152,7 +161,7 @@ class BlockAlgebra:
             )
         if "mlp.activation" in self.block.modules:
             yield from self.equal("act = activation(pre)", "mlp.act", lambda: self._module("mlp.activation", "mlp.pre"), ("mlp.pre",))
-        if gated:
+        if gated and self.has("mlp.act"):
             yield from self.equal("post = act * up", "mlp.post", lambda: self.value("mlp.act") * self.value("mlp.up"), ("mlp.act",))
         if self.has("mlp.post", "mlp.proj"):
             wanted = self.value("mlp.post") @ self._weight("mlp.W_down") + self._bias("mlp.b_down")
@@ -160,8 +169,8 @@ class BlockAlgebra:
         yield from self._after("mlp")
 
     def _sums(self) -> Iterator[Identity]:
-        rooms = [*self.block.attention, "mlp"]
-        if not self.has(*(f"{r}.out" for r in rooms)):
+        rooms = self.block.writers
+        if not rooms or not self.has(*(f"{r}.out" for r in rooms)):
             return
         if self.block.algebra == "parallel":
             total = self.value("resid_pre") + sum(self.value(f"{r}.out") for r in rooms)
@@ -170,7 +179,7 @@ class BlockAlgebra:
         stream = "resid_pre"
         for room, after in zip(rooms, [*(["resid_mid", "resid_cross"][: len(rooms) - 1]), "resid_post"], strict=True):
             total = self.value(stream) + self.value(f"{room}.out")
-            end = {"attn": "attn.end", "mlp": "mlp.end"}.get(room, "")
+            end = f"{room}.end"
             if end in self.block.modules:
                 yield Identity(f"{after} = norm({stream} + {room}.out)", self.prefix + after, self.value(after), self._through(end, total))
             else:

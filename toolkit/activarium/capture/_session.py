@@ -130,7 +130,8 @@ class Session:
             try:
                 for (path, side), taps in self._taps.items():
                     module = self.model.module(path)
-                    taps.sort(key=lambda t: not t.edits)
+                    # A sum that enters the MLP without a norm is read where the MLP's input is edited: before that edit.
+                    taps.sort(key=lambda t: (not t.name.endswith(("resid_mid", "resid_cross")), not t.edits))
                     if side == "input":
                         handles.append(module.register_forward_pre_hook(self._before(path, taps), with_kwargs=True))
                     else:
@@ -154,7 +155,10 @@ class Session:
                 new = self._handle(tap, value)
                 if new is not value:
                     changed = True
-                    if isinstance(key, int):
+                    if tap.name.endswith(".in"):  # a module may take its input in several times, as query, key and value
+                        args = tuple(new if a is value else a for a in args)
+                        kwargs = {k: new if a is value else a for k, a in kwargs.items()}
+                    elif isinstance(key, int):
                         args = (*args[:key], new, *args[key + 1 :])
                     else:
                         kwargs = {**kwargs, key: new}
@@ -191,7 +195,8 @@ class Session:
         if self.grad and not value.requires_grad and value.is_floating_point():
             value = value.detach().requires_grad_()
         if tap.reads:
-            self.raw[tap.name] = value if self.keep is None else self.keep(tap.name, read_cut(value, tap.place.cut))
+            seen = value.clone() if tap.place.copied else value
+            self.raw[tap.name] = seen if self.keep is None else self.keep(tap.name, read_cut(seen, tap.place.cut))
             if tap.name == self.stop_after:
                 raise Stop
         return value
@@ -263,13 +268,17 @@ class Session:
         self._kernel_turns[path] += 1
         if name is None:
             return kernel(module, q, k, v, mask, **options)
-        q, k = self._rotated(f"{name}.q_rot", q), self._rotated(f"{name}.k_rot", k)
+        q, k, v = self._rotated(f"{name}.q_rot", q), self._rotated(f"{name}.k_rot", k), self._rotated(f"{name}.v", v)
         if self._watch or f"{name}.q_rot" in self._rotary or f"{name}.k_rot" in self._rotary:
             queries, keys = (self.row_counts(self.model.sites[f"{name}.{n}"].rows) for n in ("q", "k"))
             self.attention[name] = describe(module, q, k, mask, options, self.model.eager, queries, keys)
-        if self.stop_after in (f"{name}.q_rot", f"{name}.k_rot"):
+        if self.stop_after in (f"{name}.q_rot", f"{name}.k_rot", f"{name}.v"):
             raise Stop
-        return kernel(module, q, k, v, mask, **options)
+        z, weights = kernel(module, q, k, v, mask, **options)
+        z = self._rotated(f"{name}.z", z.transpose(1, 2)).transpose(1, 2)
+        if self.stop_after == f"{name}.z":
+            raise Stop
+        return z, weights
 
     def row_counts(self, space: str) -> list[int]:
         """Real rows per example."""

@@ -26,8 +26,7 @@ def find_spaces(model: nn.Module) -> dict[str, Space]:
             "text": _text(config.text_config, "text", "input_ids", "attention_mask"),
         }
     if "decoder_input_ids" in accepted and getattr(config, "is_encoder_decoder", False):
-        start = config.decoder_start_token_id
-        start = next((i for i in (start, getattr(config, "pad_token_id", None)) if i is not None), 0)
+        start = next((i for i in (getattr(config, k, None) for k in ("decoder_start_token_id", "pad_token_id")) if i is not None), 0)
         return {
             "encoder": _text(config, "encoder", "input_ids", "attention_mask"),
             "decoder": _text(config, "decoder", "decoder_input_ids", "decoder_attention_mask", start=int(start)),
@@ -41,7 +40,8 @@ def find_spaces(model: nn.Module) -> dict[str, Space]:
 
 
 def _text(config: Any, name: str, argument: str, mask: str | None, start: int | None = None) -> Space:
-    limit = next((getattr(config, k) for k in ("n_positions", "max_position_embeddings", "n_ctx") if getattr(config, k, None)), None)
+    limits = (getattr(config, k, None) for k in ("n_positions", "max_position_embeddings", "n_ctx"))
+    limit = next((n for n in limits if isinstance(n, int) and n > 0), None)
     if config.model_type in ("t5", "mt5", "umt5"):
         limit = None  # relative positions only: n_positions in old configs bounds nothing
     # SigLIP's text tower was trained on texts padded to full length, without a mask: its pads take part in attention.

@@ -17,9 +17,9 @@ CALLED = {
     "attn.q": ("q", "query", "wq", "q_proj", "q_lin", "query_proj", "q_attn", "q_b_proj"),
     "attn.k": ("k", "key", "wk", "k_proj", "k_lin", "key_proj"),
     "attn.v": ("v", "value", "wv", "v_proj", "v_lin", "value_proj"),
-    "mlp.pre": ("gate_proj", "w1", "wi_0", "gate", "fc1", "intermediate.dense", "c_fc", "lin1"),
-    "mlp.up": ("up_proj", "w3", "wi_1"),
-    "mlp.proj": ("down_proj", "w2", "wo", "fc2", "lin2"),
+    "mlp.pre": ("gate_proj", "wi_0"),
+    "mlp.up": ("up_proj", "wi_1"),
+    "mlp.proj": ("down_proj", "wo", "fc2", "lin2"),
 }
 
 
@@ -62,22 +62,30 @@ def _states(runner: TorchRunner, inputs: Any) -> str:
         states = _offered(output, stack.name, "hidden_states")
         if states is None:
             continue
-        rec = runner.run(inputs, [f"{stack.prefix}blocks.*.resid_post", f"{stack.prefix}embed", f"{stack.prefix}final_norm"])
-        ours = [rec[f"{stack.prefix}embed"].tensor] + [rec[f"{stack.prefix}blocks.{i}.resid_post"].tensor for i in range(len(stack.blocks))]
-        if len(states) != len(ours):
-            return f"differ: {len(states)} states for {len(stack.blocks)} blocks{_in(stack.name)}"
-        for i, (mine, theirs) in enumerate(zip(ours, states, strict=True)):
-            last = i == len(stack.blocks)
-            # The last state is the normed one in most classes.
-            also = rec[f"{stack.prefix}final_norm"].tensor if last and runner.sites[f"{stack.prefix}final_norm"].rows == stack.name else None
-            if not _close(mine, theirs) and not (also is not None and _close(also, theirs)):
-                return f"differ: state {i}{_in(stack.name)}"
-            seen += 1
+        problem = _compare(runner, inputs, stack, states)
+        if problem:
+            return f"differ: {problem}{_in(stack.name)}"
+        seen += len(states)
     return f"agree: {seen}" if seen else "not offered"
 
 
+def _compare(runner: TorchRunner, inputs: Any, stack: Any, states: Any) -> str:
+    """Empty if every state that transformers returns is one of ours, in order."""
+    post, embed, final = f"{stack.prefix}blocks.*.resid_post", f"{stack.prefix}embed", f"{stack.prefix}final_norm"
+    rec = runner.run(inputs, [post, embed, final])
+    blocks = [rec[f"{stack.prefix}blocks.{i}.resid_post"].tensor for i in range(len(stack.blocks))]
+    pooled = runner.sites[final].rows != stack.name
+    # The last state is the normed one in most classes; state-space models return no first one.
+    ends = [blocks[-1:], *([] if pooled else [[rec[final].tensor]])]
+    orders = [[rec[embed].tensor, *blocks[:-1], *end] for end in ends] + ([] if pooled else [[*blocks, rec[final].tensor]])
+    if len(states) != len(orders[0]):
+        return f"{len(states)} states for {len(blocks)} blocks"
+    wrong = [next((i for i, (a, b) in enumerate(zip(o, states, strict=True)) if not _close(a, b)), None) for o in orders]
+    return "" if None in wrong else f"state {max(w for w in wrong if w is not None)}"
+
+
 def _close(mine: Tensor, theirs: Tensor) -> bool:
-    theirs = theirs.reshape(-1, theirs.shape[-1]) if theirs.shape[-1] == mine.shape[-1] else theirs.flatten(2).transpose(1, 2).flatten(0, 1)
+    theirs = theirs.reshape(-1, theirs.shape[-1])[: len(mine)]  # what follows the rows are pads
     return mine.shape == theirs.shape and float((mine - theirs).abs().max()) <= CLOSE * float(theirs.abs().max().clamp_min(1e-6))
 
 
@@ -108,6 +116,8 @@ def _patterns(runner: TorchRunner, inputs: Any) -> str:
             rec = runner.run(inputs, names)
             for name, pattern in zip(names, theirs, strict=True):
                 ours = rec[name].example(rec[name].index.examples[0]).tensor  # type: ignore[union-attr]
+                if rec.attention[name.removesuffix(".pattern")].sinks is not None and float((pattern.sum(-1) - 1).abs().max()) < CLOSE:
+                    ours = ours / ours.sum(-1, keepdim=True)  # they return the shares before the sink takes its own
                 if ours.shape != pattern[0].shape or float((ours - pattern[0]).abs().max()) > CLOSE:
                     return f"differ: {name}"
                 seen += 1
@@ -122,6 +132,8 @@ def _names(runner: TorchRunner) -> str:
                 place = block.places.get(role)
                 if place is None:
                     continue
+                if role == "mlp.pre" and "mlp.up" not in block.places:
+                    continue  # without a gate, the branch goes by many names
                 leaf = place.path.rpartition(".")[2]
                 others = [r for r, names in CALLED.items() if leaf in names and r != role]
                 if leaf not in called and others:

@@ -59,6 +59,8 @@ def _small(config: Any, exceptions: Mapping[str, Any], fill: bool, groups: int) 
         made = SMALL.get(name) if fill and value is None else _field(name, value, fields, depth)
         if made is not None:
             values[name] = groups if made == GROUPS and name in GROUPED else made
+    if "qk_rope_head_dim" in values and "head_dim" in fields:
+        values["head_dim"] = values["qk_rope_head_dim"]  # latent attention: rotation is as wide as the rotated part
     for name in config.sub_configs:
         below = getattr(config, name, None)
         values.pop(name, None)

@@ -13,6 +13,7 @@ ABSENT = (
     "its MLP has no gate",
     "its attention and MLP run in parallel",
     "this class has no head",
+    "this block has one sub-layer",
 )
 
 
@@ -72,7 +73,7 @@ def examine(one: ModelClass) -> Verdict:
     if not runner.anatomy.stacks:
         return Verdict(one.name, one.task, "refused", next(iter(missing.values())))
     oracle = ask(runner)
-    outcome = "wrong" if any(v.startswith("differ") for v in oracle.values()) else "partly" if missing else "certified"
+    outcome = "disputed" if any(v.startswith("differ") for v in oracle.values()) else "partly" if missing else "certified"
     return Verdict(one.name, one.task, outcome, oracle=oracle, **shared)
 
 
