@@ -59,7 +59,9 @@ class Inside:
 
     def wide(self, value: Tensor | None) -> bool:
         """Has it the stream's rows and width?"""
-        return value is not None and value.numel() == self.x.numel() and value.shape[-1] == self.x.shape[-1]
+        if value is None or value.numel() != self.x.numel() or value.shape[-1] != self.x.shape[-1]:
+            return False
+        return value.ndim == 2 or value.shape[:2] == self.x.shape[:2]  # some code puts positions before examples
 
     def output_of(self, name: str) -> Tensor | None:
         """What a site's module gave."""
@@ -68,7 +70,9 @@ class Inside:
 
     def after(self, first: Call) -> Iterator[Call]:
         """Calls that end no earlier than one and have the stream's shape, that one first, equal values once."""
-        return distinct(sorted((c for c in self.calls if c.end >= first.end and self.wide(c.output)), key=lambda c: (c is not first, c.end, -c.start)))
+        return distinct(
+            sorted((c for c in self.calls if c.end >= first.end and self.wide(c.output)), key=lambda c: (c is not first, c.end, -c.start))
+        )
 
     def lack(self, names: Sequence[str], reason: str) -> None:
         """These sites are missing, unless they were found."""

@@ -29,7 +29,7 @@ def read_cut(raw: Tensor, cut: Cut) -> Tensor:
     if cut[0] == "heads":
         return raw[..., cut[1] : cut[2]].unflatten(-1, (cut[3], -1))  # type: ignore[misc,arg-type]
     if cut[0] == "times":
-        return raw * cut[1]
+        return raw * float(cut[1])
     _, heads, start, stop = cut
     return raw.unflatten(-1, (heads, -1))[..., start:stop]  # type: ignore[arg-type,misc]
 
@@ -41,7 +41,7 @@ def write_cut(raw: Tensor, values: Tensor, cut: Cut) -> Tensor:
     if cut[0] == "grid":
         return values.transpose(1, 2).reshape(raw.shape)
     if cut[0] == "times":
-        return values / cut[1]  # type: ignore[operator]
+        return values / float(cut[1])
     if cut[0] == "within":
         _, heads, start, stop = cut
         share = raw.unflatten(-1, (heads, -1))  # type: ignore[arg-type]

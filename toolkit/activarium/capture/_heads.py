@@ -83,21 +83,22 @@ def _output_projection(at: Inside, name: str, a: AttentionCall) -> None:
 
 def _tell_apart(a: AttentionCall, inner: Sequence[Call]) -> dict[str, tuple[Call, Cut]]:
     """Values are told by equality; queries and keys by position 0, where rotation does nothing."""
-    value = a.v.transpose(1, 2)
-    exact = next((o for o in _options(inner, a.v) if torch.equal(_seen(*o), value)), None)
+    exact = next((o for o in _options(inner, a.v) if torch.equal(_seen(*o, a.v), a.v)), None)
     found = {} if exact is None else {"v": exact}
     for letter, wanted in (("q", a.q), ("k", a.k)):
         free = [o for o in _options(inner, wanted) if o not in found.values()]
-        likeness = [_likeness(_seen(*o), wanted) for o in free]
+        likeness = [_likeness(_seen(*o, wanted), wanted) for o in free]
         best = max(range(len(free)), key=likeness.__getitem__, default=None)
         if best is not None and likeness[best] >= ALIKE:
             found[letter] = free[best]
     return {letter: found[letter] for letter in "qkv" if letter in found}
 
 
-def _seen(call: Call, cut: Cut) -> Tensor:
+def _seen(call: Call, cut: Cut, like: Tensor) -> Tensor:
+    """A projection's heads as the kernel takes them, `batch head row d_head`."""
     assert call.output is not None
-    return read_cut(call.output, cut)
+    batch, heads, rows, d = like.shape
+    return read_cut(call.output, cut).reshape(batch, rows, heads, d).transpose(1, 2)
 
 
 def _options(inner: Sequence[Call], like: Tensor) -> Iterator[tuple[Call, Cut]]:
@@ -106,7 +107,7 @@ def _options(inner: Sequence[Call], like: Tensor) -> Iterator[tuple[Call, Cut]]:
     for call in inner:
         assert call.output is not None
         width = call.output.shape[-1]
-        if call.output.numel() != batch * rows * width or call.output.ndim != 3:
+        if tuple(call.output.shape[:-1]) not in ((batch, rows), (batch * rows,)):
             continue
         for start in range(0, width - heads * d + 1, d):
             yield call, ("heads", start, start + heads * d, heads)
@@ -122,6 +123,4 @@ def _step(width: int, d: int) -> int:
 
 def _likeness(ours: Tensor, rotated: Tensor) -> float:
     """Mean cosine per head at position 0 between a projection and what entered the scores."""
-    if ours.shape != rotated.transpose(1, 2).shape:
-        return -2.0
-    return float(torch.nn.functional.cosine_similarity(ours[:, 0].float(), rotated[:, :, 0].float(), dim=-1).mean())
+    return float(torch.nn.functional.cosine_similarity(ours[:, :, 0].float(), rotated[:, :, 0].float(), dim=-1).mean())

@@ -48,6 +48,10 @@ class BlockAlgebra:
         """Are all of these sites there?"""
         return all(self.prefix + n in self.model.sites for n in names)
 
+    def known(self, name: str) -> bool:
+        """Can this weight be named?"""
+        return self.prefix + name in self.model.weights
+
     def value(self, name: str) -> Tensor:
         """A site's rows in float64."""
         return self.rec[self.prefix + name].tensor.double()
@@ -92,8 +96,8 @@ class BlockAlgebra:
     def _projections(self, room: str) -> Iterator[Identity]:
         for letter in "qkv":
             name = f"{room}.{letter}"
-            known = f"{self.prefix}{room}.W_{letter.upper()}" in self.model.weights  # latent attention has weights in between
-            if self.has(name) and known and (source := self._source(room, letter)) is not None:
+            # Latent attention has other weights in between, quantised layers have none to give.
+            if self.has(name) and self.known(f"{room}.W_{letter.upper()}") and (source := self._source(room, letter)) is not None:
                 wanted = torch.einsum("rm,hmd->rhd", source, self._weight(f"{room}.W_{letter.upper()}")) + self._bias(
                     f"{room}.b_{letter.upper()}"
                 )
@@ -113,7 +117,7 @@ class BlockAlgebra:
     def _attention(self, room: str) -> Iterator[Identity]:
         if self.has(f"{room}.pattern", f"{room}.z", f"{room}.v"):
             yield from self._mixing(room)
-        if self.has(f"{room}.z", f"{room}.proj") and f"{room}.z" not in self.block.kernel:
+        if self.has(f"{room}.z", f"{room}.proj") and self.known(f"{room}.W_O"):
             wanted = torch.einsum("rhd,hdm->rm", self.value(f"{room}.z"), self._weight(f"{room}.W_O")) + self._bias(f"{room}.b_O")
             yield Identity("proj = sum of head_out + b_O", f"{self.prefix}{room}.proj", self.value(f"{room}.proj"), wanted)
         yield from self._after(room)
@@ -138,7 +142,9 @@ class BlockAlgebra:
         if role in self.block.modules:
             yield from self.equal("out = post(proj)", f"{room}.out", lambda: self._module(role, f"{room}.proj"), (f"{room}.proj",))
         elif room in self.block.gained:
-            yield from self.equal("out = proj scaled per feature", f"{room}.out", lambda: self._scaled(room), (f"{room}.proj", f"{room}.out"))
+            yield from self.equal(
+                "out = proj scaled per feature", f"{room}.out", lambda: self._scaled(room), (f"{room}.proj", f"{room}.out")
+            )
 
     def _scaled(self, room: str) -> Tensor:
         """The projection under the one factor per feature that fits all rows best."""
@@ -147,12 +153,12 @@ class BlockAlgebra:
 
     def _mlp(self) -> Iterator[Identity]:
         gated = self.has("mlp.up")
-        if self.has("mlp.in", "mlp.pre"):
+        if self.has("mlp.in", "mlp.pre") and self.known("mlp.W_gate" if gated else "mlp.W_in"):
             wanted = self.value("mlp.in") @ self._weight("mlp.W_gate" if gated else "mlp.W_in") + self._bias(
                 "mlp.b_gate" if gated else "mlp.b_in"
             )
             yield Identity("pre = in W + b", f"{self.prefix}mlp.pre", self.value("mlp.pre"), wanted)
-        if gated and self.has("mlp.in"):
+        if gated and self.has("mlp.in") and self.known("mlp.W_in"):
             yield Identity(
                 "up = in W_in + b",
                 f"{self.prefix}mlp.up",
@@ -163,7 +169,7 @@ class BlockAlgebra:
             yield from self.equal("act = activation(pre)", "mlp.act", lambda: self._module("mlp.activation", "mlp.pre"), ("mlp.pre",))
         if gated and self.has("mlp.act"):
             yield from self.equal("post = act * up", "mlp.post", lambda: self.value("mlp.act") * self.value("mlp.up"), ("mlp.act",))
-        if self.has("mlp.post", "mlp.proj"):
+        if self.has("mlp.post", "mlp.proj") and self.known("mlp.W_down"):
             wanted = self.value("mlp.post") @ self._weight("mlp.W_down") + self._bias("mlp.b_down")
             yield Identity("proj = post W_down + b", f"{self.prefix}mlp.proj", self.value("mlp.proj"), wanted)
         yield from self._after("mlp")

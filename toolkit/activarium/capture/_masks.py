@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def describe(
         keys: Real key rows per example.
 
     Raises:
-        InputError: The mask is neither full, nor causal, nor a causal window.
+        InputError: The mask is neither full, nor causal, nor a window.
     """
     bias = options.get("position_bias")
     spec = AttentionSpec(
@@ -38,9 +39,11 @@ def describe(
         bias=None if bias is None or not bool(bias.any()) else bias[0].detach(),
         sinks=options.get("s_aux"),
     )
+    if mask is not None and spec.window is not None and not spec.causal and not _agrees(mask, spec, queries, keys):
+        spec = replace(spec, window=spec.window + 1)  # two-sided windows are given with and without the query's own place
     if mask is not None and not _agrees(mask, spec, queries, keys):
         raise InputError(
-            f"The attention of {type(module).__name__} has a mask that is neither full, causal nor a causal window; its pattern cannot be recomputed."
+            f"The attention of {type(module).__name__} has a mask that is neither full, causal nor a window; its pattern cannot be recomputed."
         )
     return spec
 

@@ -92,7 +92,12 @@ def _halves(call: Call, post: Tensor) -> Iterator[Cut]:
 
 def _activations(at: Inside, pre: Tensor) -> Iterator[Call]:
     for call in at.calls:
-        if not is_linear(call.module) and same(first_input(call), pre) and call.output is not None and call.output.shape[-1] == pre.shape[-1]:
+        if (
+            not is_linear(call.module)
+            and same(first_input(call), pre)
+            and call.output is not None
+            and call.output.shape[-1] == pre.shape[-1]
+        ):
             yield call
 
 

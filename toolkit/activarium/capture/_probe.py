@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -87,11 +88,12 @@ def find_sites(model: nn.Module, trace: Trace, arguments: Mapping[str, Any], spa
     """The site table of a model from one trace."""
     chains = _chains(model, trace)
     names = _stack_names([c[0].path for c in chains], spaces)
-    if not chains or len(set(names)) != len(chains) or not set(names) <= set(spaces):
-        reason = "no chain of blocks was recognised in this model; only module:PATH can be read"
+    reason = _unfit(chains, names, spaces, arguments)
+    if reason:
         answer = _answer(trace.output, [*spaces][-1])
         vocabulary = {"embed": "row d_model", "token_embed": "row d_model", **{f"blocks.0.{n}": a for n, a in AXES.items()}}
-        return Anatomy(SiteTable([Site(n, a, missing=reason) for n, a in vocabulary.items()] + answer, title))
+        missing = f"{reason}; only module:PATH can be read"
+        return Anatomy(SiteTable([Site(n, a, missing=missing) for n, a in vocabulary.items()] + answer, title))
     anatomy = Anatomy(SiteTable([], title))
     sites: list[Site] = []
     for name, chain in zip(names, chains, strict=True):
@@ -110,6 +112,21 @@ def find_sites(model: nn.Module, trace: Trace, arguments: Mapping[str, Any], spa
     sites += _answer(trace.output, [*spaces][-1])
     anatomy.sites = SiteTable(sites, title)
     return anatomy
+
+
+def _unfit(chains: list[list[Call]], names: list[str], spaces: Mapping[str, Space], arguments: Mapping[str, Any]) -> str:
+    """Why these chains of blocks have no rows that we know; empty if they have."""
+    if not chains or not set(names) <= set(spaces):
+        return "no chain of blocks was recognised in this model"
+    if len(set(names)) != len(chains):
+        return "its blocks form several streams, or stages of different shapes"
+    for name, chain in zip(names, chains, strict=True):
+        space, given, shape = spaces[name], arguments[spaces[name].argument], chain[0].output.shape  # type: ignore[union-attr]
+        wanted = given.shape[1] if space.modality == "text" else int(np.prod(space.grid(given)))
+        extra = shape[1] - wanted
+        if shape[0] != given.shape[0] or extra < 0 or (extra and space.modality == "text"):
+            return f"its blocks work on {tuple(shape[:2])} rows for {given.shape[0]} examples of {wanted} {'tokens' if space.modality == 'text' else 'patches'}"
+    return ""
 
 
 def _chains(model: nn.Module, trace: Trace) -> list[list[Call]]:
@@ -143,7 +160,7 @@ def _stack_names(paths: Sequence[str], spaces: Mapping[str, Space]) -> list[str]
         return [""]
     names = []
     for path in paths:
-        parts = [p.removesuffix("_model").removesuffix("_tower") for p in path.split(".")]
+        parts = ["text" if p == "language_model" else p.removesuffix("_model").removesuffix("_tower") for p in path.split(".")]
         names.append(next((s for s in spaces if s and s in parts), "?"))
     return names
 

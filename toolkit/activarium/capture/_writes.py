@@ -167,7 +167,8 @@ def _linked(at: Inside, room: str, write: Call) -> bool:
     if same(first_input(write), proj) and row_wise(write):
         at.out.modules[f"{room}.post"] = write.path
         return True
-    assert write.output is not None and proj is not None
+    assert write.output is not None
+    assert proj is not None
     rows, ours = write.output.reshape(-1, write.output.shape[-1]), proj.reshape(-1, proj.shape[-1])
     if torch.allclose(ours * per_feature(ours, rows), rows, rtol=1e-4, atol=1e-6):
         at.out.gained.add(room)  # LayerScale without a module

@@ -8,6 +8,7 @@ from typing import Any
 
 from activarium.testing.census._classes import ModelClass
 
+EXPERTS = "its experts add up to one output; their neurons have no row per token"
 # What an architecture does not have is no gap in what was found.
 ABSENT = (
     "its MLP has no gate",
@@ -24,13 +25,12 @@ class Verdict:
     Attributes:
         name: The class.
         task: Its table.
-        outcome: `certified`, `partly`, `refused` or `not built`.
+        outcome: `certified`, `partly`, `refused`, `disputed` or `not built`.
         reason: Why not certified.
         missing: Site without layer numbers → why it is missing, for sites that the architecture has.
         algebra: Stack → how its blocks add up.
         checks: How many sites the certificate tried, over all checks.
         oracle: What the independent reference said.
-        seconds: How long it took.
     """
 
     name: str
@@ -41,7 +41,6 @@ class Verdict:
     algebra: dict[str, str] = field(default_factory=dict)
     checks: int = 0
     oracle: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -61,9 +60,9 @@ def examine(one: ModelClass) -> Verdict:
     except Exception as error:
         return Verdict(one.name, one.task, "not built", first_line(error))
     try:
-        runner = act.wrap(model, name=one.name)
+        runner: Any = act.wrap(model, name=one.name)
     except Exception as error:
-        kind = "" if isinstance(error, ActivariumError) else "the forward fails: "
+        kind = "" if isinstance(error, ActivariumError) else "the examination fails: "
         return Verdict(one.name, one.task, "refused", kind + first_line(error))
     missing = {}
     for name, reason in runner.sites.missing.items():
@@ -90,4 +89,4 @@ def fresh(model: Any, name: str) -> None:
 def first_line(error: BaseException) -> str:
     """An error in one line."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300]
+    return f"{type(error).__name__}: {text}".removesuffix(" Pass certify=False to read it uncertified, at your own risk.")[:300]
