@@ -92,8 +92,9 @@ def find_sites(model: nn.Module, trace: Trace, arguments: Mapping[str, Any], spa
     if reason:
         answer = _answer(trace.output, [*spaces][-1])
         vocabulary = {"embed": "row d_model", "token_embed": "row d_model", **{f"blocks.0.{n}": a for n, a in AXES.items()}}
+        prefixes = [f"{name}." if name else "" for name in spaces]
         missing = f"{reason}; only module:PATH can be read"
-        return Anatomy(SiteTable([Site(n, a, missing=missing) for n, a in vocabulary.items()] + answer, title))
+        return Anatomy(SiteTable([Site(p + n, a, missing=missing) for p in prefixes for n, a in vocabulary.items()] + answer, title))
     anatomy = Anatomy(SiteTable([], title))
     sites: list[Site] = []
     for name, chain in zip(names, chains, strict=True):
