@@ -7,7 +7,7 @@ import torch
 
 import activarium as act
 from activarium import testing
-from activarium.attention import scores_and_pattern
+from activarium.attention import AttentionSpec, scores_and_pattern, visible
 from activarium.errors import MissingSite, UnknownSite
 
 CERTIFIED = [
@@ -136,6 +136,12 @@ def test_window_and_softcap_are_seen():
     assert spec.softcap is not None
     q, k = torch.randn(5, 2, 4) * 100, torch.randn(5, 2, 4) * 100
     assert scores_and_pattern(q, k, spec)[0].nan_to_num(0, 0, 0).abs().max() <= spec.softcap
+
+
+def test_windows_that_look_both_ways_by_hand():
+    spec = AttentionSpec(scaling=1.0, causal=False, window=2)
+    assert visible(3, 3, spec).tolist() == [[True, True, False], [True, True, True], [False, True, True]]
+    assert visible(2, 2, AttentionSpec(scaling=1.0, causal=False)).all()
 
 
 def test_t5_pattern_has_its_position_bias():

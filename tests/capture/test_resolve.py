@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import activarium as act
-from activarium.errors import MissingSite
+from activarium.errors import InputError, MissingSite
 from activarium.testing import census
 
 TOKENS = torch.arange(7, 17).reshape(2, 5)
@@ -39,7 +39,7 @@ def test_writes_under_a_factor():
 @pytest.mark.slow
 def test_shared_experts_are_not_taken_for_the_neurons():
     model = tiny("Qwen2MoeForCausalLM")
-    with pytest.raises(MissingSite, match="its experts add up to one output; their neurons have no row per token"):
+    with pytest.raises(MissingSite, match="experts, or a gate, make what it adds; no one projection of neurons does"):
         model.run(TOKENS, read="blocks.0.mlp.post")
     out = model.run(TOKENS, read="blocks.0.mlp.out")["blocks.0.mlp.out"].tensor
     assert torch.equal(out, module_output(model, "model.layers.0.mlp", TOKENS).reshape(out.shape))
@@ -118,3 +118,10 @@ def test_extra_rows_are_refused_with_their_number():
     assert model.certificate.verdict == "uncertified"
     with pytest.raises(MissingSite, match=r"its blocks work on \(5, 2\) rows for 2 examples of 5 tokens; only module:PATH can be read"):
         model.run({"encoder": [[5, 6]]}, read="encoder.blocks.0.resid_post")
+
+
+def test_a_model_that_needs_more_than_its_inputs_is_refused_in_words():
+    with pytest.raises(InputError, match="VivitModel does not run on pixel_values alone: ValueError: not enough values to unpack"):
+        tiny("VivitModel")
+    with pytest.raises(InputError, match="The configuration of PoolFormerModel states no image_size, so no grid of patches is known"):
+        tiny("PoolFormerModel")

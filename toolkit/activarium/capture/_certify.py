@@ -180,11 +180,7 @@ class _Examiner:
         for stack in self.model.anatomy.stacks.values():
             sums = {type(self.model.module(b.path)) for b in stack.blocks if b.algebra != "unknown"}
             for i, block in enumerate(stack.blocks):
-                if (
-                    block.algebra == "unknown"
-                    and type(self.model.module(block.path)) in sums
-                    and {"attn.proj", "mlp.proj"} <= set(block.places)
-                ):
+                if block.algebra == "unknown" and type(self.model.module(block.path)) in sums and "attn.proj" in block.places:
                     self._note(
                         "block is the sum of its writers",
                         f"{stack.prefix}blocks.{i}.resid_post",

@@ -15,6 +15,7 @@ from activarium.capture._sites import Place
 from activarium.capture._trace import Call
 
 PARALLEL = "its attention and MLP run in parallel"
+EXPERTS = "experts, or a gate, make what it adds; no one projection of neurons does"
 ALONE = "this block has one sub-layer"
 Write = tuple[Call, float]  # a module's output, and the factor that the block puts before it
 
@@ -25,7 +26,9 @@ def find_writes(at: Inside) -> None:
     for scaled in (False, True):
         if _sequential(at, firsts, scaled) or _parallel(at, firsts[0]) or _single(at, scaled):
             return
-    at.lack(("attn.out", "mlp.out", "resid_mid"), "something else than its sub-layers is added inside the block")
+    unknown = "something else than its sub-layers is added inside the block"
+    at.lack(("attn.out", "mlp.out", "resid_mid"), unknown)
+    at.drop([n for n in INNER if n in at.out.places or n in at.out.equal], f"{unknown}, so these may not be all of its neurons")
 
 
 def _sequential(at: Inside, firsts: Sequence[Call | None], scaled: bool) -> bool:
@@ -191,7 +194,7 @@ def per_feature(before: Tensor, after: Tensor) -> Tensor:
 
 def _whole(at: Inside, write: Call, place: Place) -> None:
     """Experts: only what enters and leaves the whole of them has one row per token."""
-    at.drop(INNER, "its experts add up to one output; their neurons have no row per token")
+    at.drop(INNER, EXPERTS)
     for role in ("mlp.activation", "mlp.norm"):
         at.out.modules.pop(role, None)
     for weight in [w for w in at.out.weights if w.startswith("mlp.")]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from activarium.testing.census._verdict import EXPERTS, Verdict
+from activarium.capture._writes import EXPERTS
+from activarium.testing.census._verdict import Verdict
 
 OUTCOMES = {
     "certified": "every site that the architecture has is there and proven",

@@ -8,7 +8,6 @@ from typing import Any
 
 from activarium.testing.census._classes import ModelClass
 
-EXPERTS = "its experts add up to one output; their neurons have no row per token"
 # What an architecture does not have is no gap in what was found.
 ABSENT = (
     "its MLP has no gate",
