@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import activarium as act
-from activarium.errors import InputError, MissingSite
+from activarium.errors import CertificateError, InputError, MissingSite
 from activarium.testing import census
 
 TOKENS = torch.arange(7, 17).reshape(2, 5)
@@ -125,3 +125,31 @@ def test_a_model_that_needs_more_than_its_inputs_is_refused_in_words():
         tiny("VivitModel")
     with pytest.raises(InputError, match="The configuration of PoolFormerModel states no image_size, so no grid of patches is known"):
         tiny("PoolFormerModel")
+
+
+def test_position_tables_that_take_ids_are_not_the_embedding():
+    model = tiny("OPTForCausalLM")
+    rows = model.run(TOKENS, read="token_embed")["token_embed"].tensor
+    assert torch.equal(rows, model.torch_module.get_input_embeddings()(TOKENS).flatten(0, 1))
+
+
+@pytest.mark.slow
+def test_an_encoder_without_a_last_norm_has_none_made_up():
+    model = tiny("BartForConditionalGeneration")
+    assert model.sites["encoder.final_norm"].same_as == "encoder.blocks.1.resid_post"
+    assert model.certificate.algebra == {"encoder": "post-norm", "decoder": "post-norm"}
+
+
+@pytest.mark.slow
+def test_a_norm_that_also_runs_before_the_blocks_is_read_after_them():
+    model = tiny("NanoChatForCausalLM")
+    rec = model.run(TOKENS, read="final_norm")
+    with torch.no_grad():
+        plain = model.torch_module.model(TOKENS, use_cache=False).last_hidden_state
+    assert torch.equal(rec["final_norm"].tensor, plain.flatten(0, 1))
+
+
+@pytest.mark.slow
+def test_shapes_that_are_no_rows_fail_the_certificate_not_the_program():
+    with pytest.raises(CertificateError, match="the forward"):
+        tiny("HieraModel")

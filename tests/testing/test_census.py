@@ -87,7 +87,7 @@ def test_reference_agrees_with_a_sound_model():
 
 
 def test_reference_contradicts_a_stream_read_elsewhere():
-    assert ask(_replanted("blocks.0.resid_post", "blocks.0.attn.out"))["states"] == "differ: state 1"
+    assert ask(_replanted("blocks.0.resid_post", "blocks.0.attn.proj"))["states"] == "differ: state 1"
 
 
 def test_reference_contradicts_patterns_of_another_scale(monkeypatch):

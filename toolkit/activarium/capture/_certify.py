@@ -158,14 +158,13 @@ class _Examiner:
         self._sums_found()
         try:
             recording = self._instrumented()
-        except ActivariumError as error:
+            self._identities(recording)
+            self._padding(recording)
+            if full and all(c.passed for c in self.checks):
+                self._writes(recording)
+        except (ActivariumError, RuntimeError) as error:  # torch's own errors tell of shapes that are no rows
             silent = isinstance(error, SilentHook)
             self._note("every site fires once", str(error).split(" ", 1)[0] if silent else "the forward", float("inf"), note=str(error))
-            return self._certificate(full)
-        self._identities(recording)
-        self._padding(recording)
-        if full and all(c.passed for c in self.checks):
-            self._writes(recording)
         return self._certificate(full)
 
     def _certificate(self, full: bool) -> Certificate:
