@@ -60,5 +60,5 @@ def stack_names(paths: Sequence[str], spaces: Mapping[str, Space]) -> list[str]:
     names = []
     for path in paths:
         parts = ["text" if p == "language_model" else p.removesuffix("_model").removesuffix("_tower") for p in path.split(".")]
-        names.append(next((s for s in spaces if s and s in parts), "?"))
+        names.append(next((s for s in spaces if s and any(p == s or p.endswith(f"_{s}") for p in parts)), "?"))
     return names
