@@ -51,6 +51,39 @@ def test_doctor_prints_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (done.exit_code, done.output.strip()) == (0, "pattern @ v == z: passed")
 
 
+def test_doctor_all_writes_the_table_and_fails_on_a_dispute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from activarium.testing import census
+
+    one = census.Verdict("LlamaForCausalLM", "causal language model", "certified", checks=241, oracle={"states": "agree: 3"})
+    two = census.Verdict("MambaForCausalLM", "causal language model", "partly", missing={"blocks.*.attn.q": "no interface"})
+    monkeypatch.setattr(census, "walk", lambda only, workers: iter([one, two]))
+    done = run("doctor", "--all", "--only", one.name, "--only", two.name, "--to", tmp_path)
+    assert done.exit_code == 0
+    assert "LlamaForCausalLM: certified (241 checks)" in done.stdout
+    assert "  blocks.*.attn.q: no interface" in done.stdout
+    assert "1 certified, 1 partly, 0 refused" in done.stdout
+    assert "`MambaForCausalLM`" in (tmp_path / "families.md").read_text(encoding="utf-8")
+    wrong = census.Verdict("A", "text encoder", "disputed", oracle={"states": "differ: state 1"})
+    monkeypatch.setattr(census, "walk", lambda only, workers: iter([wrong]))
+    assert run("doctor", "--all").exit_code == 1
+
+
+def test_doctor_needs_a_model_or_all(tmp_path: Path) -> None:
+    assert "Name a model to examine, or give --all for every class" in run("doctor").stderr
+    assert (
+        f"There is no folder {tmp_path / 'no'} to write families.md into; make it first."
+        in run("doctor", "--all", "--to", tmp_path / "no").stderr
+    )
+
+
+@pytest.mark.slow
+def test_doctor_all_examines_a_class_in_its_own_process() -> None:
+    done = run("doctor", "--all", "--only", "LlamaForCausalLM")
+    assert done.exit_code == 0
+    assert "LlamaForCausalLM: certified (" in done.stdout
+    assert "'states': 'agree: 3'" in done.stdout
+
+
 def test_doctor_fails_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str) -> None:
         raise CertificateError("blocks.1.attn.z is off by 0.5")

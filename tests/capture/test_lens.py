@@ -236,7 +236,6 @@ def test_what_is_missing_says_why():
         ("mlp.in", "ln2.hook_normalized"),
         ("mlp.post", "mlp.hook_pre"),
         ("mlp.pre", "mlp.hook_post"),
-        ("attn.out", "hook_mlp_out"),
     ],
 )
 def test_a_wrong_place_is_caught(monkeypatch, site, hook):
@@ -245,6 +244,20 @@ def test_a_wrong_place_is_caught(monkeypatch, site, hook):
     monkeypatch.setitem(_lens_places.HOOKED, site, (_lens_places.at(hook),))
     with pytest.raises(CertificateError, match="What would be read is not what this model computes"):
         act.wrap(*hooked("gpt2"))
+
+
+def test_a_write_that_does_not_add_up_is_not_offered(monkeypatch):
+    from activarium.capture import _lens_places
+
+    monkeypatch.setitem(_lens_places.HOOKED, "attn.out", (_lens_places.at("hook_mlp_out"),))
+    model = act.wrap(*hooked("gpt2"))
+    with pytest.raises(MissingSite, match="the block's sum was not found among its hook points"):
+        model.run(RAGGED, "blocks.0.attn.out")
+
+
+def test_the_sums_of_the_stream_are_proven():
+    names = {c.name for c in lens("gpt2", "HookedTransformer").certificate.checks}
+    assert {"resid_mid = resid_pre + attn.out", "resid_post = resid_mid + mlp.out"} <= names
 
 
 @pytest.mark.parametrize(("room", "point"), [("mlp", "hook_pre"), ("attn", "hook_q"), ("attn", "hook_k"), ("attn", "hook_v")])

@@ -70,8 +70,18 @@ def describe(name: Annotated[str, typer.Argument(help="An analysis, a widget or 
 
 
 @app.command()
-def doctor(model: Annotated[str, typer.Argument(help="A bundled name, a local folder or a hub id.")]) -> None:
+def doctor(
+    model: Annotated[str | None, typer.Argument(help="A bundled name, a local folder or a hub id.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Examine a tiny model of every class that transformers offers.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="With --all: this class alone; may be repeated.")] = None,
+    to: Annotated[Path | None, typer.Option(help="With --all: folder that gets families.md and families.json.")] = None,
+    workers: Annotated[int, typer.Option(help="With --all: classes examined at the same time.")] = 1,
+) -> None:
     """Load a model and print the proof that what is read is what it computes; exit code 1 if the proof fails."""
+    if everything or only:
+        return _doctor_all(only or [], to, workers)
+    if model is None:
+        raise InputError("Name a model to examine, or give --all for every class of the installed transformers.")
     import activarium as act
 
     try:
@@ -81,6 +91,26 @@ def doctor(model: Annotated[str, typer.Argument(help="A bundled name, a local fo
         raise typer.Exit(1) from None
     typer.echo(str(loaded.certificate))
     if not getattr(loaded.certificate, "passed", True):
+        raise typer.Exit(1)
+
+
+def _doctor_all(only: list[str], to: Path | None, workers: int) -> None:
+    """Every class, with a bar; exit code 1 if one that certifies is contradicted by transformers' own output."""
+    from rich.progress import track
+
+    from activarium.testing import census
+
+    if to is not None and not to.is_dir():
+        raise InputError(f"There is no folder {to} to write families.md into; make it first.")
+    found = [*track(census.walk(only, workers=workers), "classes", total=census.count(only), console=Console(stderr=True))]
+    for verdict in found if only else []:
+        typer.echo(f"{verdict.name}: {verdict.outcome} ({verdict.checks} checks) {verdict.reason} {verdict.oracle or ''}".rstrip())
+        for site, reason in verdict.missing.items():
+            typer.echo(f"  {site}: {reason}")
+    typer.echo(", ".join(f"{number} {outcome}" for outcome, number in census.counts(found).items()))
+    for path in census.write(found, to) if to is not None else []:
+        typer.echo(f"wrote {path}")
+    if any(v.outcome == "disputed" for v in found):
         raise typer.Exit(1)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from activarium.activations import Recording
 from activarium.capture._identities import BlockAlgebra, Identity, exit_identities
+from activarium.capture._image_tokens import probe_text
 from activarium.capture._inputs import Inputs
 from activarium.capture._spaces import probe_pixels, probe_tokens, uncommon_tokens
 from activarium.edits import Add, Where
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+ROUNDED = 5e-2  # quantised layers round their inputs too, and how depends on the batch
 EXCUSABLE = 100  # a gap beyond this many tolerances is no rounding, whatever float64 says
 WRITABLE = ("resid_pre", "attn.in", "attn.q", "attn.k", "attn.q_rot", "attn.k_rot", "attn.v", "attn.z", "attn.proj", "attn.out", "resid_mid", "cross.in", "cross.q",
             "cross.k", "cross.v", "cross.z", "cross.out", "resid_cross", "mlp.in", "mlp.pre", "mlp.act", "mlp.up", "mlp.post", "mlp.proj", "mlp.out", "resid_post")  # fmt: skip
@@ -80,7 +82,7 @@ class Certificate:
     @property
     def verdict(self) -> str:
         """One word or two."""
-        if self.mode == "none":
+        if self.mode == "none" or not self.algebra:  # without blocks nothing of the vocabulary was there to be proven
             return "uncertified"
         failed = [c for c in self.checks if not c.passed]
         return (
@@ -161,14 +163,13 @@ class _Examiner:
         self._sums_found()
         try:
             recording = self._instrumented()
-        except ActivariumError as error:
+            self._identities(recording)
+            self._padding(recording)
+            if full and all(c.passed for c in self.checks):
+                self._writes(recording)
+        except (ActivariumError, RuntimeError) as error:  # torch's own errors tell of shapes that are no rows
             silent = isinstance(error, SilentHook)
             self._note("every site fires once", str(error).split(" ", 1)[0] if silent else "the forward", float("inf"), note=str(error))
-            return self._certificate(full)
-        self._identities(recording)
-        self._padding(recording)
-        if full and all(c.passed for c in self.checks):
-            self._writes(recording)
         return self._certificate(full)
 
     def _certificate(self, full: bool) -> Certificate:
@@ -180,10 +181,11 @@ class _Examiner:
         self.checks.append(Check(name, site, gap, self.tolerance if tolerance is None else tolerance, count, note))
 
     def _sums_found(self) -> None:
-        """A block whose writers are all known must be the sum of what they write."""
+        """A block must be the sum of what its sub-layers write if others of its class are."""
         for stack in self.model.anatomy.stacks.values():
+            sums = {type(self.model.module(b.path)) for b in stack.blocks if b.algebra != "unknown"}
             for i, block in enumerate(stack.blocks):
-                if block.algebra == "unknown" and {"attn.proj", "mlp.proj"} <= set(block.places):
+                if block.algebra == "unknown" and type(self.model.module(block.path)) in sums and "attn.proj" in block.places:
                     self._note(
                         "block is the sum of its writers",
                         f"{stack.prefix}blocks.{i}.resid_post",
@@ -269,7 +271,7 @@ class _Examiner:
                 if not size <= gap:
                     gap, worst = size, name
             count += len(rowwise)
-        self._note("padded batch = one by one", worst, gap, None, count)
+        self._note("padded batch = one by one", worst, gap, ROUNDED if self.model.rounds_inputs else None, count)
 
     # --- writes
 
@@ -323,9 +325,14 @@ class _Examiner:
     def _carriers(self, name: str) -> set[str]:
         """Sites that a write to a sum goes through."""
         stem, _, leaf = name.rpartition(".")
-        if leaf not in ("resid_mid", "resid_cross") or self.model.post_norm(name):
+        write = name
+        if leaf in ("resid_mid", "resid_cross") and not self.model.post_norm(name):
+            write = f"{stem}.{'cross' if leaf == 'resid_cross' else 'attn'}.out"
+        elif leaf != "out":
             return set()
-        return {self.model.sites.find(f"{stem}.{'cross' if leaf == 'resid_cross' else 'attn'}.out").name}
+        held = self.model.sites.find(write)
+        scaled = held.place is not None and held.place.cut is not None  # it is its projection under a factor
+        return {held.name, *([self.model.sites.find(write.removesuffix("out") + "proj").name] if scaled else [])}
 
     def _around(self, recording: Recording, stack: str, i: int) -> Iterator[Identity]:
         yield from BlockAlgebra(self.model, recording, stack, i).all()
@@ -337,8 +344,10 @@ class _Examiner:
     def _reaches(self, base: Recording, after: Recording, name: str) -> bool:
         """Where no identity shows that a value was used (rotation and activation are the family's own), what follows must change."""
         stem, _, leaf = name.rpartition(".")
-        if leaf in ("pre", "up") and name in self.model.sites:
+        if leaf in ("pre", "up") and f"{stem}.post" in base:
             return not torch.equal(base[f"{stem}.post"].tensor, after[f"{stem}.post"].tensor)
+        if leaf == "z" and self.model.sites[name].kind == "rotary":
+            return not torch.equal(base[f"{stem}.proj"].tensor, after[f"{stem}.proj"].tensor)
         if leaf not in ("q", "k"):
             return True
         rotated = f"{name}_rot"
@@ -360,7 +369,10 @@ def probe_inputs(model: TorchRunner) -> Inputs:
         lengths = [min(n, space.limit or n) for n in (7 + k, 4 + k, 2 + k)]
         texts = probe_tokens(space, 3, max(lengths), seed=7 + k, avoid=special)
         data[space.name] = [
-            torch.cat([torch.tensor([space.start] if space.start is not None else []).long(), t[: n - (space.start is not None)]])
+            probe_text(
+                space,
+                torch.cat([torch.tensor([space.start] if space.start is not None else []).long(), t[: n - (space.start is not None)]]),
+            )
             for t, n in zip(texts, lengths, strict=True)
         ]
     return Inputs(data, np.arange(3), encoder.spaces, {"bos": "none (probe)"}, encoder.words, encoder.special)

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from activarium.capture._trace import first_tensor
 
-Cut = tuple[str | int, ...] | None
+Cut = tuple[str | int | float, ...] | None
 
 
 def read_cut(raw: Tensor, cut: Cut) -> Tensor:
     """The site's view of a raw tensor `… width`; never a copy where a view will do.
 
     Cuts: `None` whole; `("part", start, stop)` a slice; `("heads", start, stop, heads)` a slice in heads;
-    `("interleaved", part, parts, heads)` where every head holds its own query, key and value;
+    `("within", heads, start, stop)` a slice of every head's own share (fused projections that lie head by head);
+    `("times", factor)` a write that the block scales before it adds it;
     `("swapped",)` heads before positions, `example head position d_head`;
     `("grid",)` a convolution's `example channel height width`, whose cells are the rows.
     """
@@ -30,8 +31,10 @@ def read_cut(raw: Tensor, cut: Cut) -> Tensor:
         return raw[..., cut[1] : cut[2]]  # type: ignore[misc]
     if cut[0] == "heads":
         return raw[..., cut[1] : cut[2]].unflatten(-1, (cut[3], -1))  # type: ignore[misc,arg-type]
-    _, part, parts, heads = cut
-    return raw.unflatten(-1, (heads, parts, -1))[..., part, :]  # type: ignore[arg-type]
+    if cut[0] == "times":
+        return raw * float(cut[1])
+    _, heads, start, stop = cut
+    return raw.unflatten(-1, (heads, -1))[..., start:stop]  # type: ignore[arg-type,misc]
 
 
 def write_cut(raw: Tensor, values: Tensor, cut: Cut) -> Tensor:
@@ -42,11 +45,12 @@ def write_cut(raw: Tensor, values: Tensor, cut: Cut) -> Tensor:
         return values.transpose(1, 2).reshape(raw.shape)
     if cut[0] == "swapped":
         return values.transpose(1, 2)
-    if cut[0] == "interleaved":
-        _, part, parts, heads = cut
-        pieces = list(raw.unflatten(-1, (heads, parts, -1)).unbind(-2))  # type: ignore[arg-type]
-        pieces[part] = values  # type: ignore[index]
-        return torch.stack(pieces, -2).flatten(-3)
+    if cut[0] == "times":
+        return values / float(cut[1])
+    if cut[0] == "within":
+        _, heads, start, stop = cut
+        share = raw.unflatten(-1, (heads, -1))  # type: ignore[arg-type]
+        return torch.cat([share[..., :start], values, share[..., stop:]], -1).flatten(-2)  # type: ignore[misc]
     flat = values.flatten(-2) if cut[0] == "heads" else values
     return torch.cat([raw[..., : cut[1]], flat, raw[..., cut[2] :]], -1)  # type: ignore[misc]
 

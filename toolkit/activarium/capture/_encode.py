@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from activarium.capture._image_tokens import expand
 from activarium.capture._inputs import Inputs, Space, check_images, check_label, check_pixels, check_tokens, unpadded
 from activarium.errors import InputError
 
@@ -62,6 +63,10 @@ class Encoder:
                     f"{_what(data)} cannot be fed to this model, which takes {' and '.join(s.modality for s in self.spaces.values())}."
                 )
             encoded[space.name] = self._text(data, space, bos) if space.modality == "text" else self._images(data, space)
+        text = self.spaces.get("text")
+        if text is not None and text.image_token is not None and "text" in encoded:
+            pictures = encoded.get("vision")
+            encoded["text"] = expand(list(encoded["text"]), text, None if pictures is None else len(pictures))
         if "decoder" in self.spaces and "decoder" not in encoded:
             start = self.spaces["decoder"].start
             encoded["decoder"] = [torch.tensor([start]) for _ in encoded["encoder"]]

@@ -12,6 +12,7 @@ from torch import Tensor
 from activarium.activations import Recording
 from activarium.attention import AttentionSpec, scores_and_pattern
 from activarium.capture._block import Block
+from activarium.capture._writes import per_feature
 
 if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner
@@ -52,6 +53,10 @@ class BlockAlgebra:
         """Are all of these sites there?"""
         return all(self.prefix + n in self.model.sites for n in names)
 
+    def known(self, name: str) -> bool:
+        """Can this weight be named?"""
+        return self.prefix + name in self.model.weights
+
     def value(self, name: str) -> Tensor:
         """A site's rows in float64."""
         return self.rec[self.prefix + name].tensor.double()
@@ -80,7 +85,7 @@ class BlockAlgebra:
             yield from self.equal("reads norm(stream)", f"{room}.in", lambda: self._module(role, stream), (stream,))
 
     def _stream_before(self, room: str) -> str:
-        if room == "attn" or self.block.algebra == "parallel":
+        if room == "attn" or self.block.algebra in ("parallel", "single"):
             return "resid_pre"
         return "resid_cross" if room == "mlp" and "cross" in self.block.attention else "resid_mid"
 
@@ -96,7 +101,8 @@ class BlockAlgebra:
     def _projections(self, room: str) -> Iterator[Identity]:
         for letter in "qkv":
             name = f"{room}.{letter}"
-            if self.has(name) and (source := self._source(room, letter)) is not None:
+            # Latent attention has other weights in between, quantised layers have none to give.
+            if self.has(name) and self.known(f"{room}.W_{letter.upper()}") and (source := self._source(room, letter)) is not None:
                 wanted = torch.einsum("rm,hmd->rhd", source, self._weight(f"{room}.W_{letter.upper()}")) + self._bias(
                     f"{room}.b_{letter.upper()}"
                 )
@@ -116,7 +122,7 @@ class BlockAlgebra:
     def _attention(self, room: str) -> Iterator[Identity]:
         if self.has(f"{room}.pattern", f"{room}.z", f"{room}.v"):
             yield from self._mixing(room)
-        if self.has(f"{room}.z", f"{room}.proj"):
+        if self.has(f"{room}.z", f"{room}.proj") and self.known(f"{room}.W_O"):
             wanted = torch.einsum("rhd,hdm->rm", self.value(f"{room}.z"), self._weight(f"{room}.W_O")) + self._bias(f"{room}.b_O")
             yield Identity("proj = sum of head_out + b_O", f"{self.prefix}{room}.proj", self.value(f"{room}.proj"), wanted)
         yield from self._after(room)
@@ -154,15 +160,24 @@ class BlockAlgebra:
         role = f"{room}.post"
         if role in self.block.modules:
             yield from self.equal("out = post(proj)", f"{room}.out", lambda: self._module(role, f"{room}.proj"), (f"{room}.proj",))
+        elif room in self.block.gained:
+            yield from self.equal(
+                "out = proj scaled per feature", f"{room}.out", lambda: self._scaled(room), (f"{room}.proj", f"{room}.out")
+            )
+
+    def _scaled(self, room: str) -> Tensor:
+        """The projection under the one factor per feature that fits all rows best."""
+        proj = self.value(f"{room}.proj")
+        return proj * per_feature(proj, self.value(f"{room}.out"))
 
     def _mlp(self) -> Iterator[Identity]:
         gated = self.has("mlp.up")
-        if self.has("mlp.in", "mlp.pre"):
+        if self.has("mlp.in", "mlp.pre") and self.known("mlp.W_gate" if gated else "mlp.W_in"):
             wanted = self.value("mlp.in") @ self._weight("mlp.W_gate" if gated else "mlp.W_in") + self._bias(
                 "mlp.b_gate" if gated else "mlp.b_in"
             )
             yield Identity("pre = in W + b", f"{self.prefix}mlp.pre", self.value("mlp.pre"), wanted)
-        if gated and self.has("mlp.in"):
+        if gated and self.has("mlp.in") and self.known("mlp.W_in"):
             yield Identity(
                 "up = in W_in + b",
                 f"{self.prefix}mlp.up",
@@ -171,16 +186,16 @@ class BlockAlgebra:
             )
         if "mlp.activation" in self.block.modules:
             yield from self.equal("act = activation(pre)", "mlp.act", lambda: self._module("mlp.activation", "mlp.pre"), ("mlp.pre",))
-        if gated:
+        if gated and self.has("mlp.act"):
             yield from self.equal("post = act * up", "mlp.post", lambda: self.value("mlp.act") * self.value("mlp.up"), ("mlp.act",))
-        if self.has("mlp.post", "mlp.proj"):
+        if self.has("mlp.post", "mlp.proj") and self.known("mlp.W_down"):
             wanted = self.value("mlp.post") @ self._weight("mlp.W_down") + self._bias("mlp.b_down")
             yield Identity("proj = post W_down + b", f"{self.prefix}mlp.proj", self.value("mlp.proj"), wanted)
         yield from self._after("mlp")
 
     def _sums(self) -> Iterator[Identity]:
-        rooms = [*self.block.attention, "mlp"]
-        if not self.has(*(f"{r}.out" for r in rooms)):
+        rooms = self.block.writers
+        if not rooms or not self.has(*(f"{r}.out" for r in rooms)):
             return
         if self.block.algebra == "parallel":
             total = self.value("resid_pre") + sum(self.value(f"{r}.out") for r in rooms)
@@ -189,7 +204,7 @@ class BlockAlgebra:
         stream = "resid_pre"
         for room, after in zip(rooms, [*(["resid_mid", "resid_cross"][: len(rooms) - 1]), "resid_post"], strict=True):
             total = self.value(stream) + self.value(f"{room}.out")
-            end = {"attn": "attn.end", "mlp": "mlp.end"}.get(room, "")
+            end = f"{room}.end"
             if end in self.block.modules:
                 yield Identity(f"{after} = norm({stream} + {room}.out)", self.prefix + after, self.value(after), self._through(end, total))
             else:

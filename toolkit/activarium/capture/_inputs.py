@@ -36,6 +36,9 @@ class Space:
         prefix: For vision: rows before the patches, by kind (`cls`, `register`).
         patch: For vision: height and width of a patch in pixels.
         image: For vision: channels, height, width the model was made for.
+        image_token: For texts that hold images: the token that stands for one row of an image, or None.
+        image_rows: How many rows one image takes in a text.
+        image_grid: Their grid, or zeros where they have none.
     """
 
     name: str
@@ -50,6 +53,9 @@ class Space:
     prefix: tuple[str, ...] = ()
     patch: tuple[int, int] = (1, 1)
     image: tuple[int, int, int] = (3, 0, 0)
+    image_token: int | None = None
+    image_rows: int = 0
+    image_grid: tuple[int, int] = (0, 0)
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:
         """Patch rows and columns of these pixels."""
@@ -195,7 +201,8 @@ def _row_table(inputs: Inputs, name: str) -> Rows:
         return Rows(columns | _patch_columns(space, data, position))
     tokens = torch.cat(data).numpy()
     kinds = np.array([inputs.special.get(int(t), "token") for t in tokens], dtype=object)
-    return Rows(columns | {"token": tokens, "text": lambda: np.array([inputs.words(int(t)) for t in tokens], dtype=object), "kind": kinds})
+    columns |= {"token": tokens, "text": lambda: np.array([inputs.words(int(t)) for t in tokens], dtype=object), "kind": kinds}
+    return Rows(columns if space.image_token is None else columns | image_columns(space, data, kinds))
 
 
 def _patch_columns(space: Space, pixels: Tensor, position: np.ndarray) -> dict[str, Any]:
@@ -208,6 +215,15 @@ def _patch_columns(space: Space, pixels: Tensor, position: np.ndarray) -> dict[s
     kind = names[np.minimum(position, prefix)]
     text = np.array([f"{k}" if k != "patch" else f"{a},{b}" for k, a, b in zip(kind, y, x, strict=True)], dtype=object)
     return {"token": np.full(len(position), -1), "text": text, "kind": kind, "y": y, "x": x}
+
+
+def image_columns(space: Space, texts: Sequence[Tensor], kinds: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns `kind y x` of texts that hold images: a row of an image keeps its place in the grid."""
+    here = np.concatenate([(t == space.image_token).numpy() for t in texts])
+    order = np.concatenate([np.cumsum((t == space.image_token).numpy()) - 1 for t in texts])
+    width = space.image_grid[1]
+    y, x = (np.where(here & (width > 0), place, -1) for place in (order // max(width, 1), order % max(width, 1)))
+    return {"kind": np.where(here, "image", kinds), "y": y, "x": x}
 
 
 def example_rows(inputs: Inputs) -> Rows:

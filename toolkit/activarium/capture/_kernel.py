@@ -80,22 +80,22 @@ class Seat:
         name = self.model.attention_name(path, turn)
         if name is None:
             return kernel(module, q, k, v, mask, **options)
-        q, k = self._rotated(f"{name}.q_rot", q), self._rotated(f"{name}.k_rot", k)
-        changing = self._changing(name)
+        q, k, v = self._rotated(f"{name}.q_rot", q), self._rotated(f"{name}.k_rot", k), self._rotated(f"{name}.v", v)
+        changing, spans = self._changing(name), []
         if changing or self._watch or {f"{name}.q_rot", f"{name}.k_rot"} & self.reads:
             spans = self._spans(name, k.shape[2])
-            if k.shape[2] != self.session.cells(self.model.sites[f"{name}.k"].rows)[1]:
+            if k.shape[2] != self.session.cells(self.model.sites[f"{name}.k_rot"].rows)[1]:
                 self.partial.add(name)
             spec = describe(module, q, k, mask, options, self.model.eager, spans)
             self.specs[name] = replace(spec, edited=bool(changing))
-            if changing:
-                self.session.stop_at(f"{name}.q_rot", f"{name}.k_rot")
-                return self._eagerly(name, q, k, v, spans, changing), None
-        self.session.stop_at(f"{name}.q_rot", f"{name}.k_rot")
-        return kernel(module, q, k, v, mask, **options)
+        self.session.stop_at(f"{name}.q_rot", f"{name}.k_rot", f"{name}.v")
+        z, weights = (self._eagerly(name, q, k, v, spans, changing), None) if changing else kernel(module, q, k, v, mask, **options)
+        z = self._rotated(f"{name}.z", z.transpose(1, 2)).transpose(1, 2)
+        self.session.stop_at(f"{name}.z")
+        return z, weights
 
     def _spans(self, name: str, keys: int) -> list[Span]:
-        queries, stored = (self.model.sites[f"{name}.{n}"].rows for n in ("q", "k"))
+        queries, stored = (self.model.sites[f"{name}.{n}_rot"].rows for n in "qk")
         return self.session.batch.spans(queries, stored, keys)
 
     # --- queries and keys
@@ -118,7 +118,7 @@ class Seat:
             value = torch.cat([before[:, :, -past:], new], 2)
         elif edits:
             value = new
-        if edits and name.endswith("k_rot"):
+        if edits and name.endswith(("k_rot", ".v")):
             self.keys[name] = value
         if name in self.reads:
             # A part of a longer tensor would keep all of it alive.
@@ -136,15 +136,15 @@ class Seat:
             edits = self._edits.get(f"{name}.{leaf}", [])
             if edits:
                 self.session.fired[f"{name}.{leaf}"] += 1
-            space = self.model.sites[f"{name}.q"].rows
+            space = self.model.sites[f"{name}.q_rot"].rows
             found += [e for e in edits if not e.idle and self.session.touches(e, space)]
         return found
 
     def _eagerly(self, name: str, q: Tensor, k: Tensor, v: Tensor, spans: Sequence[Span], edits: Sequence[Edit]) -> Tensor:
         """What the kernel would give, `example row head d_head`, with scores and pattern edited on the way."""
         self.eager.append(name)
-        spec, space = self.specs[name], self.model.sites[f"{name}.q"].rows
-        table, own = self.session.table(space), self.model.sites[f"{name}.k"].rows == space
+        spec, space = self.specs[name], self.model.sites[f"{name}.q_rot"].rows
+        table, own = self.session.table(space), self.model.sites[f"{name}.k_rot"].rows == space
         mixed = v.new_zeros((q.shape[0], q.shape[2], q.shape[1], v.shape[3]))
         kept: dict[str, list[Tensor]] = {"scores": [], "pattern": []}
         for span, example in zip(spans, table.examples, strict=True):

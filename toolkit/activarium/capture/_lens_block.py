@@ -115,6 +115,7 @@ class BlockReader:
         else:
             self.out.algebra = "parallel" if m is not None else "pre-norm"
             self._drop("resid_mid", "its attention and MLP run in parallel" if m is not None else "it has no MLP")
+        self.out.writers = ("attn", "mlp") if m is not None else ("attn",)
         for room in ("attn", "mlp"):
             if same(self.values.get(f"{room}.out"), self.values.get(f"{room}.proj")):
                 self.out.equal[f"{room}.out"] = f"{room}.proj"

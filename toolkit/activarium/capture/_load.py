@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +17,10 @@ from torch import nn
 from activarium.capture._certify import Certificate
 from activarium.capture._certify import certify as prove
 from activarium.capture._encode import Encoder
+from activarium.capture._image_tokens import measure, probe_text
 from activarium.capture._interface import own_configs
 from activarium.capture._lens import LensRunner, is_lens_model, look
+from activarium.capture._plain import ModuleRunner
 from activarium.capture._probe import Anatomy, find_sites, trace_model
 from activarium.capture._runner import TorchRunner
 from activarium.capture._spaces import find_spaces, prefix_kinds, probe_pixels, probe_tokens, uncommon_tokens
@@ -47,18 +49,17 @@ def load(name: str | Path, *, dtype: str | torch.dtype | None = None, device: st
     """
     place = _place(str(name))
     model = _from_pretrained(place, dtype).to(device)
-    tokenizer, processor = _tokenizer(place), _processor(place)
-    return wrap(model, tokenizer, processor, name=str(name), certify=certify)
+    return _wrapped(model.eval(), _tokenizer(place), _processor(place), str(name), certify)
 
 
 def wrap(
     model: nn.Module, tokenizer: Any = None, processor: Any = None, *, name: str | None = None, certify: Certify = "full"
-) -> TorchRunner:
+) -> TorchRunner | ModuleRunner:
     """A model that is already in memory, with named sites. Its weights are not touched.
 
     Args:
-        model: A Hugging Face transformer, or a `HookedTransformer` or `TransformerBridge` of TransformerLens; it is put into
-            evaluation mode.
+        model: A Hugging Face transformer, a `HookedTransformer` or `TransformerBridge` of TransformerLens, or any torch module, of
+            which only `module:PATH` can be read. It is put into evaluation mode.
         tokenizer: Its tokenizer, image processor, or a processor that holds both.
         processor: Its image processor, if the tokenizer was given first.
         name: How it is called in results; by default its class.
@@ -73,16 +74,28 @@ def wrap(
     tokenizer, processor = _sort_out(tokenizer, processor)
     model.eval()
     title = name or type(model).__name__
-    with _few_threads():
-        runner = _lens_runner(model, tokenizer, title) if is_lens_model(model) else _torch_runner(model, tokenizer, processor, title)
-        runner.certificate = Certificate.none() if certify is False else prove(runner, full=certify != "quick")
-    runner.certificate.require()
-    return runner
+    if is_lens_model(model):
+        return _proven(lambda: _lens_runner(model, tokenizer, title), certify)
+    if not hasattr(model, "config"):
+        return ModuleRunner(title, model)
+    return _wrapped(model, tokenizer, processor, title, certify)
 
 
 def _lens_runner(model: Any, tokenizer: Any, title: str) -> TorchRunner:
     tokenizer = tokenizer if tokenizer is not None else model.tokenizer
     return LensRunner(title, model, *look(model, tokenizer, title))
+
+
+def _wrapped(model: nn.Module, tokenizer: Any, processor: Any, title: str, certify: Certify) -> TorchRunner:
+    return _proven(lambda: _torch_runner(model, tokenizer, processor, title), certify)
+
+
+def _proven(find: Callable[[], TorchRunner], certify: Certify) -> TorchRunner:
+    with _few_threads():
+        runner = find()
+        runner.certificate = Certificate.none() if certify is False else prove(runner, full=certify != "quick")
+    runner.certificate.require()
+    return runner
 
 
 def _torch_runner(model: nn.Module, tokenizer: Any, processor: Any, title: str) -> TorchRunner:
@@ -111,13 +124,20 @@ def _look(model: nn.Module, spaces: dict[str, Any], tokenizer: Any, quiet: dict[
     device = next(model.parameters()).device
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     arguments: dict[str, Any] = {}
-    for i, space in enumerate(spaces.values()):
-        if space.modality == "vision":
+    try:
+        for space in [s for s in spaces.values() if s.modality == "vision"]:
             arguments[space.argument] = probe_pixels(space, 2, dtype).to(device)
-        else:
-            rows = space.length or min(5 + i, space.limit or 8)
-            arguments[space.argument] = probe_tokens(space, 2, rows, seed=i, avoid=special).to(device)
-    anatomy = find_sites(model, trace_model(model, {**arguments, **quiet}), arguments, spaces, title)
+            spaces = measure(model, spaces, arguments[space.argument])
+        for i, space in enumerate(spaces.values()):
+            if space.modality == "text":
+                rows = space.length or min(5 + i, space.limit or 8)
+                tokens = probe_tokens(space, 2, rows, seed=i, avoid=special)
+                arguments[space.argument] = probe_text(space, tokens).to(device)
+        trace = trace_model(model, {**arguments, **quiet})
+    except Exception as error:  # the model's own code, in its own words
+        given = " and ".join(s.argument for s in spaces.values())
+        raise InputError(f"{title} does not run on {given} alone: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+    anatomy = find_sites(model, trace, arguments, spaces, title)
     for name, space in spaces.items():
         if name in anatomy.causal and space.mask:
             # Pads come last, so no causal row sees them; a mask would only blind the pads, whose NaN then reach real rows.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from activarium.capture._block import Block, resolve_block, same
+from activarium.capture._block import Block, first_input, is_linear, same
+from activarium.capture._chains import find_chains, stack_names, unfit
+from activarium.capture._heads import OUTSIDE
 from activarium.capture._inputs import Space
 from activarium.capture._interface import Kernel, watching
 from activarium.capture._masks import Span, is_causal
+from activarium.capture._resolve import resolve_block
 from activarium.capture._sites import Place, Site, SiteTable
 from activarium.capture._trace import AttentionCall, Call, Trace, tracing
 
@@ -83,13 +86,15 @@ def trace_model(model: Any, arguments: Mapping[str, Any]) -> Trace:
 
 def find_sites(model: nn.Module, trace: Trace, arguments: Mapping[str, Any], spaces: Mapping[str, Space], title: str) -> Anatomy:
     """The site table of a model from one trace."""
-    chains = _chains(model, trace)
-    names = _stack_names([c[0].path for c in chains], spaces)
-    if not chains or len(set(names)) != len(chains) or not set(names) <= set(spaces):
-        reason = "no chain of blocks was recognised in this model; only module:PATH can be read"
+    chains = find_chains(model, trace)
+    names = stack_names([c[0].path for c in chains], spaces)
+    reason = unfit(chains, names, spaces, arguments)
+    if reason:
         answer = _answer(trace.output, [*spaces][-1])
         vocabulary = {"embed": "row d_model", "token_embed": "row d_model", **{f"blocks.0.{n}": a for n, a in AXES.items()}}
-        return Anatomy(SiteTable([Site(n, a, missing=reason) for n, a in vocabulary.items()] + answer, title))
+        prefixes = [f"{name}." if name else "" for name in spaces]
+        missing = f"{reason}; only module:PATH can be read"
+        return Anatomy(SiteTable([Site(p + n, a, missing=missing) for p in prefixes for n, a in vocabulary.items()] + answer, title))
     anatomy = Anatomy(SiteTable([], title))
     sites: list[Site] = []
     for name, chain in zip(names, chains, strict=True):
@@ -108,42 +113,6 @@ def find_sites(model: nn.Module, trace: Trace, arguments: Mapping[str, Any], spa
     sites += _answer(trace.output, [*spaces][-1])
     anatomy.sites = SiteTable(sites, title)
     return anatomy
-
-
-def _chains(model: nn.Module, trace: Trace) -> list[list[Call]]:
-    """Blocks in order of execution, cut where one block's input is not the block before's output."""
-    classes = _block_classes(model)
-    calls = [c for c in trace.calls if isinstance(c.module, classes) and c.output is not None and c.output.ndim == 3]
-    chains: list[list[Call]] = []
-    for call in calls:
-        if chains and any(same(t, chains[-1][-1].output) for t in call.inputs.values() if t.shape == call.output.shape):  # type: ignore[union-attr]
-            chains[-1].append(call)
-        elif any(t.shape == call.output.shape for t in call.inputs.values()):  # type: ignore[union-attr]
-            chains.append([call])
-    return chains
-
-
-def _block_classes(model: nn.Module) -> tuple[type, ...]:
-    """What the model classes themselves declare as blocks; else the longest list of like modules."""
-    found: set[type] = set()
-    for module in model.modules():
-        declared = (getattr(module, "_can_record_outputs", None) or {}).get("hidden_states", ())
-        for one in declared if isinstance(declared, (list, tuple)) else [declared]:
-            found.add(getattr(one, "target_class", one))
-    if not found:
-        lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1 and len({type(b) for b in m}) == 1]
-        found = {type(max(lists, key=len)[0])} if lists else set()
-    return tuple(c for c in found if isinstance(c, type))
-
-
-def _stack_names(paths: Sequence[str], spaces: Mapping[str, Space]) -> list[str]:
-    if len(paths) == 1 and "" in spaces:
-        return [""]
-    names = []
-    for path in paths:
-        parts = [p.removesuffix("_model").removesuffix("_tower") for p in path.split(".")]
-        names.append(next((s for s in spaces if s and s in parts), "?"))
-    return names
 
 
 def _entrance(trace: Trace, first: Call, space: Space, arguments: Mapping[str, Any], anatomy: Anatomy, width: int) -> list[Site]:
@@ -184,9 +153,21 @@ def _embedding_call(trace: Trace, given: Tensor, first: Call) -> Call | None:
         c for c in trace.calls if c.start < first.start and c.end < first.start and c.output is not None and c.output.is_floating_point()
     ]
     fits = [c for c in before if any(t.shape == given.shape and torch.equal(t, given) for t in c.inputs.values())]
+    fits = [c for c in fits if c.output.shape[0] == given.shape[0] and c.output.ndim > 2]  # type: ignore[union-attr]
     if not given.is_floating_point():
-        fits = [c for c in fits if isinstance(c.module, nn.Embedding)]
+        fits = [c for c in fits if _looks_up(c, given)]
     return fits[-1] if fits else None
+
+
+def _looks_up(call: Call, ids: Tensor) -> bool:
+    """Does it give every id its own row of the table? Position tables take ids too, for their shape alone."""
+    table = getattr(call.module, "weight", None)
+    if not isinstance(call.module, nn.Embedding) or not isinstance(table, Tensor) or int(ids.max()) >= len(table):
+        return False
+    rows = table[ids].float()
+    if rows.shape != call.output.shape:  # type: ignore[union-attr]
+        return False
+    return bool((torch.nn.functional.cosine_similarity(rows, call.output.float(), dim=-1) > 0.99).all())  # type: ignore[union-attr]
 
 
 AXES = {
@@ -221,26 +202,16 @@ def _block_site(stack: Stack, block: Block, i: int, prefix: str, short: str, axe
     if short == "resid_pre" and i > 0:
         return replace(site, same_as=f"{stack.prefix}blocks.{i - 1}.resid_post")
     if short in block.equal:
-        equal = prefix + block.equal[short]
+        rotary = leaf.endswith("_rot")
         return replace(
-            site,
-            same_as=equal,
-            kind="rotary" if leaf.endswith("_rot") else "place",
-            note=f"equals {leaf[0]}" if leaf.endswith("_rot") else "",
+            site, same_as=prefix + block.equal[short], kind="rotary" if rotary else "place", note=f"equals {leaf[0]}" if rotary else ""
         )
-    if leaf in ("q_rot", "k_rot"):
-        lacking = None if room in block.attention else "its attention does not pass through the attention interface"
-        return replace(site, kind="rotary", missing=lacking)
+    if leaf in ("q_rot", "k_rot") or short in block.kernel:
+        return replace(site, kind="rotary", missing=None if room in block.attention else block.missing.get(f"{room}.q", OUTSIDE))
     if leaf in ("scores", "pattern", "head_out"):
-        needed = f"{room}.z" if leaf == "head_out" else None
-        lacking = (
-            block.missing.get(needed)
-            if needed
-            else None
-            if room in block.attention
-            else "its attention does not pass through the attention interface"
-        )
-        return replace(site, kind="derived", missing=lacking)
+        needed = ("z",) if leaf == "head_out" else ("v", "z")  # without them a pattern cannot be proven
+        lacking = site.missing or next((r for n in needed if (r := block.missing.get(f"{room}.{n}"))), None)
+        return replace(site, kind="derived", missing=lacking if room in block.attention else block.missing.get(f"{room}.q", OUTSIDE))
     if site.place is None and not site.missing:
         return replace(site, missing="it was not found in this block")
     return site
@@ -268,22 +239,18 @@ def _final_norm(trace: Trace, last: Call, stack: Stack, width: int) -> Site:
     """What the head reads: the norm after the last block, on all rows or on the pooled one."""
     name, y = f"{stack.prefix}final_norm", last.output
     assert y is not None
-    for call in (c for c in trace.calls if c.start > last.end and c.output is not None):
-        value = next(iter(call.inputs.values()), None)
-        if same(value, y) and call.output.numel() == y.numel() and not same(call.output, y) and value.shape == y.shape:  # type: ignore[union-attr]
+    for call in (c for c in trace.calls if c.start > last.end and c.output is not None and not any(map(is_linear, c.module.modules()))):
+        value = first_input(call)
+        if value is None or value.shape != call.output.shape:  # type: ignore[union-attr]
+            continue
+        if value.shape == y.shape and same(value, y) and not same(call.output, y):
             stack.final_norm = call.path
-            return Site(name, "row d_model", stack.name, (width,), Place(call.path, "output"))
-        if value is not None and value.ndim == 2 and same(value, y[:, 0]) and call.output.shape == value.shape:  # type: ignore[union-attr]
+            return Site(name, "row d_model", stack.name, (width,), Place(call.path, "output", turn=call.turn))
+        if value.ndim == 2 and same(value, y[:, 0]):
             stack.final_norm = call.path
-            return Site(name, "example d_model", "example", (width,), Place(call.path, "output"), note="pooled")
-    return Site(
-        name,
-        "row d_model",
-        stack.name,
-        (width,),
-        same_as=f"{stack.prefix}blocks.{len(stack.blocks) - 1}.resid_post",
-        note="no norm after the last block",
-    )
+            return Site(name, "example d_model", "example", (width,), Place(call.path, "output", turn=call.turn), note="pooled")
+    last_post = f"{stack.prefix}blocks.{len(stack.blocks) - 1}.resid_post"
+    return Site(name, "row d_model", stack.name, (width,), same_as=last_post, note="no norm after the last block")
 
 
 def _answer(output: Any, last_space: str) -> list[Site]:

@@ -90,7 +90,7 @@ class Resume:
         for space in self.model._encoder.spaces.values():
             if space.modality == "text":
                 made[space.argument] = torch.full((count, 1), int(space.pad == 0), dtype=torch.long, device=self.model.device)
-            else:
+            elif all(s.image_token is None for s in self.model._encoder.spaces.values()):
                 made[space.argument] = torch.zeros(1, *space.image, device=self.model.device, dtype=self.model.dtype)
         return made
 

@@ -76,6 +76,18 @@ class TorchRunner:
         """Where the model lives."""
         return next(self.torch_module.parameters()).device
 
+    @cached_property
+    def quantised(self) -> str:
+        """Path of the first layer whose weight is quantised; empty if none is."""
+        return next((path for path, module in self._modules.items() if _weights.is_quantised(module)), "")
+
+    @property
+    def rounds_inputs(self) -> bool:
+        """Are there integer layers, which round what they take in as well?"""
+        return bool(self.quantised) and any(
+            isinstance(w := getattr(m, "weight", None), Tensor) and not w.is_floating_point() for m in self._modules.values()
+        )
+
     @property
     def class_names(self) -> list[str] | None:
         """Names of the classes of a classifier, in the order of its logits."""
@@ -294,6 +306,10 @@ class TorchRunner:
     ) -> Recording:
         if self.torch_module.training:
             raise InputError(f"{self.name} is in training mode, where dropout changes what is read. Call model.torch_module.eval() first.")
+        if grad and self.quantised:
+            raise InputError(
+                f"{self.name} is quantised ({self.quantised} holds rounded codes), so it can be read but gives no gradients. Load it unquantised."
+            )
         names = self.sites.select(read)
         reads, every = needed(self, names, grad), [*self._standing, *edits]
         session = Session(self, batch, reads, every, grad=grad, stop_after=stop_after, watch=needs_kernel(names), keep=keep)
@@ -308,6 +324,8 @@ class TorchRunner:
         given = set(batch.inputs.data)
         if len(self._encoder.spaces) > 1 and given < set(self._encoder.spaces):
             method = {"vision": "get_image_features", "text": "get_text_features"}.get(next(iter(given)))
+            if method == "get_text_features" and not hasattr(self.torch_module, method):
+                return self.torch_module(**arguments, **self._encoder.quiet)  # a language model that can also do without images
             if method is None:
                 raise InputError(f"{self.name} needs texts for {' and '.join(self._encoder.spaces)}; found only {', '.join(given)}.")
             return getattr(self.torch_module, method)(**arguments)

@@ -103,7 +103,8 @@ class Session:
         if edit.where.heads is None or "head" not in site.axes.split():
             return
         stem, _, leaf = site.name.rpartition(".")
-        count = self.model.sites[f"{stem}.q"].shape[0] if leaf in DERIVED else site.shape[0]
+        queries = next((n for n in (f"{stem}.q_rot", f"{stem}.q") if n in self.model.sites), site.name)
+        count = self.model.sites[queries].shape[0] if leaf in DERIVED else site.shape[0]
         wrong = [h for h in edit.where.heads if not -count <= h < count]
         if wrong:
             raise InputError(f"{site.name} has {count} heads, numbered from 0; Where(heads=…) names {wrong[0]}.")
@@ -141,7 +142,8 @@ class Session:
             try:
                 for (path, side), taps in self._taps.items():
                     module = self.model.module(path)
-                    taps.sort(key=lambda t: not t.edits)
+                    # A sum that enters the MLP without a norm is read where the MLP's input is edited: before that edit.
+                    taps.sort(key=lambda t: (not t.name.endswith(("resid_mid", "resid_cross")), not t.edits))
                     if side == "input":
                         handles.append(module.register_forward_pre_hook(self._before(path, taps), with_kwargs=True))
                     else:
@@ -165,6 +167,9 @@ class Session:
                 new = self._handle(tap, value)
                 if new is not value or (self.grad and tap.place.also):
                     changed = True
+                    if tap.name.endswith(".in"):  # a module may take its input in several times, as query, key and value
+                        args = tuple(new if a is value else a for a in args)
+                        kwargs = {k: new if a is value else a for k, a in kwargs.items()}
                     for k in (key, *tap.place.also):
                         if isinstance(k, int):
                             args = (*args[:k], new, *args[k + 1 :])
@@ -203,7 +208,8 @@ class Session:
         if self.grad and not value.requires_grad and value.is_floating_point():
             value = value.detach().requires_grad_()
         if tap.reads:
-            self.raw[tap.name] = value if self.keep is None else self.keep(tap.name, read_cut(value, tap.place.cut))
+            seen = value.clone() if tap.place.copied else value
+            self.raw[tap.name] = seen if self.keep is None else self.keep(tap.name, read_cut(seen, tap.place.cut))
             if tap.name == self.stop_after:
                 raise Stop
         return value

@@ -19,16 +19,18 @@ class Place:
         side: `input` or `output`.
         argument: Which input: position or keyword.
         turn: Which execution of the module in one forward (shared layers run many times).
-        cut: How the last axis is cut up: `None` (whole), `("heads", n)`, or a fused layout `("split"|"interleaved", part, sizes…)`.
+        cut: How the last axis is cut up; see `read_cut`.
         also: Inputs that carry the same values and are written together with `argument`.
+        copied: The model changes this tensor in place later on, so a read takes a copy.
     """
 
     path: str
     side: str
     argument: int | str = 0
     turn: int = 0
-    cut: tuple[str | int, ...] | None = None
+    cut: tuple[str | int | float, ...] | None = None
     also: tuple[int | str, ...] = ()
+    copied: bool = False
 
 
 @dataclass(frozen=True)

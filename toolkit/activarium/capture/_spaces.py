@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from activarium.capture._image_tokens import image_token
 from activarium.capture._inputs import Space
 from activarium.errors import InputError
 
@@ -26,8 +27,8 @@ def find_spaces(model: nn.Module) -> dict[str, Space]:
             "text": _text(config.text_config, "text", "input_ids", "attention_mask"),
         }
     if "decoder_input_ids" in accepted and getattr(config, "is_encoder_decoder", False):
-        start = config.decoder_start_token_id
-        start = next((i for i in (start, getattr(config, "pad_token_id", None)) if i is not None), 0)
+        starts = ((config, "decoder_start_token_id"), (getattr(config, "decoder", None), "bos_token_id"), (config, "pad_token_id"))
+        start = next((i for i in (getattr(*where, None) for where in starts) if i is not None), 0)
         return {
             "encoder": _text(config, "encoder", "input_ids", "attention_mask"),
             "decoder": _text(config, "decoder", "decoder_input_ids", "decoder_attention_mask", start=int(start)),
@@ -41,19 +42,24 @@ def find_spaces(model: nn.Module) -> dict[str, Space]:
 
 
 def _text(config: Any, name: str, argument: str, mask: str | None, start: int | None = None) -> Space:
-    limit = next((getattr(config, k) for k in ("n_positions", "max_position_embeddings", "n_ctx") if getattr(config, k, None)), None)
+    limits = (getattr(config, k, None) for k in ("n_positions", "max_position_embeddings", "n_ctx"))
+    limit = next((n for n in limits if isinstance(n, int) and n > 0), None)
     if config.model_type in ("t5", "mt5", "umt5"):
         limit = None  # relative positions only: n_positions in old configs bounds nothing
     # SigLIP's text tower was trained on texts padded to full length, without a mask: its pads take part in attention.
     fixed = config.model_type.startswith("siglip")
     pad = getattr(config, "pad_token_id", None)
     length = limit if fixed else None
+    if getattr(config, "vocab_size", None) is None:
+        raise InputError(f"The {type(config).__name__} of this model states no vocab_size, so no probe tokens can be drawn.")
     return Space(
         name, "text", argument, None if fixed else mask, length, limit, int(config.vocab_size), start, 0 if pad is None else int(pad)
     )
 
 
 def _vision(model: nn.Module, config: Any, name: str) -> Space:
+    if getattr(config, "image_size", None) is None:
+        raise InputError(f"The configuration of {type(model).__name__} states no image_size, so no grid of patches is known.")
     patch, size = _pair(getattr(config, "patch_size", 1)), _pair(config.image_size)
     channels = int(getattr(config, "num_channels", 3))
     return Space(name, "vision", "pixel_values", patch=patch, image=(channels, *size), prefix=())
@@ -96,5 +102,6 @@ def probe_pixels(space: Space, examples: int, dtype: torch.dtype, seed: int = 0)
 
 def uncommon_tokens(model: nn.Module, tokenizer: Any) -> tuple[int, ...]:
     """Ids that a probe leaves out: models treat pads and other special tokens in ways of their own."""
-    pad = getattr(getattr(model, "config", None), "pad_token_id", None)
-    return (*(getattr(tokenizer, "all_special_ids", None) or ()), *([] if pad is None else [int(pad)]))
+    config = getattr(model, "config", None)
+    pad, image = getattr(config, "pad_token_id", None), None if config is None else image_token(config)
+    return (*(getattr(tokenizer, "all_special_ids", None) or ()), *(int(i) for i in (pad, image) if i is not None))

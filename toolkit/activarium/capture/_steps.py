@@ -225,7 +225,7 @@ class Steps:
         """One description for all steps, or why there is none."""
         specs = [s[stem] for s in self._specs if stem in s]
         first = specs[0]
-        own = self.model.sites[f"{stem}.k"].rows == self.space
+        own = self.model.sites[f"{stem}.k_rot"].rows == self.space
         if any(s.mask is not None for s in specs):
             return "its mask is neither full, causal nor a causal window"
         if any(s.numbers() | {"causal": 0} != first.numbers() | {"causal": 0} for s in specs):

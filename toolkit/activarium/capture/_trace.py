@@ -23,6 +23,7 @@ class Call:
         inputs: Tensor arguments by their place: position or keyword.
         output: The first tensor that came out.
         container: True if it came out inside a tuple.
+        changed: Sides (`input`, `output`) whose tensors were changed in place later in the forward.
     """
 
     path: str
@@ -33,6 +34,7 @@ class Call:
     output: Tensor | None = None
     container: bool = False
     end: int = -1
+    changed: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -78,6 +80,7 @@ def first_tensor(value: Any) -> Tensor | None:
 def tracing(model: nn.Module, trace: Trace) -> Iterator[Callable[[], int]]:
     """Hooks on every module while the block runs; yields the clock that orders events."""
     clock, turns, open_calls, handles = [0], {}, [], []
+    held: list[tuple[Call, str, Tensor, int]] = []  # torch counts every change in place
 
     def tick() -> int:
         clock[0] += 1
@@ -89,6 +92,7 @@ def tracing(model: nn.Module, trace: Trace) -> Iterator[Callable[[], int]]:
             inputs = {k: v.detach().clone() for k, v in places if isinstance(v, Tensor)}
             call = Call(path, module, tick(), turns.get(path, 0), inputs)
             turns[path] = call.turn + 1
+            held.extend((call, "input", v, v._version) for _, v in places if isinstance(v, Tensor) and not v.is_inference())
             trace.calls.append(call)
             open_calls.append(call)
 
@@ -98,6 +102,8 @@ def tracing(model: nn.Module, trace: Trace) -> Iterator[Callable[[], int]]:
         call = open_calls.pop()
         tensor = first_tensor(output)
         call.output = None if tensor is None else tensor.detach().clone()
+        if tensor is not None and not tensor.is_inference():
+            held.append((call, "output", tensor, tensor._version))
         call.container, call.end = isinstance(output, (tuple, list)), clock[0]
 
     try:
@@ -108,5 +114,8 @@ def tracing(model: nn.Module, trace: Trace) -> Iterator[Callable[[], int]]:
         with torch.no_grad():
             yield tick
     finally:
+        for call, side, value, version in held:
+            if value._version != version:
+                call.changed.add(side)
         for handle in handles:
             handle.remove()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from activarium.capture._cuts import Cut, read_cut
-from activarium.errors import unknown
+from activarium.errors import MissingSite, unknown
 
 if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner
@@ -19,6 +19,10 @@ NORMS = ("attn.norm", "cross.norm", "mlp.norm", "attn.post", "mlp.post", "attn.e
 def weight(model: TorchRunner, name: str) -> Tensor:
     """See `TorchRunner.weight`."""
     if name not in model.weights:
+        if model.quantised:
+            raise MissingSite(
+                f"{model.name} has no weight {name!r} to give: {model.quantised} holds rounded codes. Load the model unquantised."
+            )
         raise unknown("weight", name, model.weights)
     path, role, cut = model.weights[name]
     module: Any = model.module(path) if path else model.torch_module.get_output_embeddings()
@@ -40,6 +44,8 @@ def names(model: TorchRunner) -> dict[str, tuple[str, str, Cut]]:
         for i, block in enumerate(stack.blocks):
             prefix = f"{stack.prefix}blocks.{i}."
             for short, (path, cut) in block.weights.items():
+                if not model.module(path).weight.is_floating_point():  # type: ignore[union-attr,operator]
+                    continue  # codes of a quantised layer are no weights
                 table[prefix + short] = (path, short.rpartition(".")[2], cut)
                 if getattr(model.module(path), "bias", None) is not None:
                     table[prefix + short.replace("W_", "b_")] = (path, short.rpartition(".")[2].replace("W_", "b_"), cut)
@@ -53,6 +59,14 @@ def names(model: TorchRunner) -> dict[str, tuple[str, str, Cut]]:
         if getattr(head, "bias", None) is not None:
             table["b_U"] = ("", "b_U", None)
     return table
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Does this layer hold rounded codes in the place of a weight?"""
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor):
+        return not weight.is_floating_point() or type(weight) not in (Tensor, nn.Parameter)
+    return callable(weight)  # torch's own quantised layers give theirs on request
 
 
 def _has(model: TorchRunner, path: str, name: str) -> bool:
