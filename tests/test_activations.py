@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activarium._parts import Computed
-from activarium.activations import AXES, Activations, Recording, is_pattern, matching
+from activarium.activations import AXES, Activations
 from activarium.errors import AxisError, CapacityError, InputError, UnknownName, UnknownSite
+from activarium.recording import Recording, is_pattern, matching
 from activarium.rows import Rows
 
 

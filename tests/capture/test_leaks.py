@@ -23,6 +23,14 @@ METRIC = logit_difference([3] * 4, [5] * 4)
 READ = ["blocks.*.resid_post", "blocks.*.attn.pattern"]
 
 
+@pytest.fixture(autouse=True)
+def _heeds_interrupts():
+    """A process started in the background is born deaf to SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @dataclass(frozen=True)
 class Breaks(Edit):
     """An edit that raises inside the forward."""

@@ -1,5 +1,6 @@
 """TransformerLens models: the same sites hold the same numbers as in the Hugging Face model with the same weights."""
 
+import pickle
 from functools import cache
 
 import pytest
@@ -428,3 +429,13 @@ def test_bos_is_what_the_certificate_says(family):
     assert torch.equal(model.inputs("the cat sat", bos=bool(would)).data[""][0], theirs)
     plain = tokenizer("the cat sat", return_tensors="pt")["input_ids"][0]
     assert torch.equal(model.inputs("the cat sat").data[""][0], plain)
+
+
+def test_it_travels_to_another_process_as_what_it_is():
+    from activarium.capture import LensRunner
+
+    model = lens("gpt2", "HookedTransformer")
+    again = pickle.loads(pickle.dumps(model))
+    assert type(again) is LensRunner
+    assert torch.equal(again.run(RAGGED, "blocks.1.attn.pattern").logits.tensor, model.run(RAGGED).logits.tensor)
+    assert again.processing == model.processing

@@ -44,8 +44,9 @@ def test_the_loss_that_pages_show_by_hand():
     import numpy as np
     import torch
 
-    from activarium.activations import Activations, Recording
+    from activarium.activations import Activations
     from activarium.demo import token_loss
+    from activarium.recording import Recording
     from activarium.rows import Rows
 
     rows = Rows({"example": np.zeros(2, int), "token": np.array([0, 1]), "text": np.array(["a", "b"], dtype=object)})

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from activarium.activations import Activations, Recording, matching
+from activarium.activations import Activations
 from activarium.attention import AttentionSpec
 from activarium.errors import UnknownSite, unknown
+from activarium.recording import Recording, matching
 from activarium.rows import Rows
 
 WIDTH, HEADS, KEY_HEADS, HEAD = 8, 4, 2, 4

@@ -12,8 +12,8 @@ import pandas
 import pytest
 import torch
 
-from activarium.activations import Recording
 from activarium.errors import CorruptStore, InputError, StoreError, UnknownSite
+from activarium.recording import Recording
 from activarium.store import open_store
 from activarium.workflows.capture import capture
 

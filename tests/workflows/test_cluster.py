@@ -32,19 +32,6 @@ TWO = Cluster(workers=2, threads=1)
 slow = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def ray():
-    """A Ray of two processors on this machine, whose workers find the tests."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'activarium[cluster]'")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    before = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = os.pathsep.join([ROOT, str(Path(ROOT) / "toolkit"), before])
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
-    yield ray
-    ray.shutdown()
-    os.environ["PYTHONPATH"] = before
-
-
 def files(store):
     """Every file that rows lie in, and every commit."""
     found = {p.relative_to(store.path).as_posix(): p.read_bytes() for p in store.path.rglob("*") if p.is_file()}

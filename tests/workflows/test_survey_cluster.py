@@ -8,7 +8,7 @@ from activarium.summaries import CoActivation, Count, Gram, Magnitudes, Moments,
 from activarium.workflows.cluster import Cluster
 
 from ..store.fake_model import FakeModel, texts
-from .test_cluster import Mortal, ray  # noqa: F401
+from .test_cluster import Mortal
 from .test_survey import alike
 
 pytestmark = pytest.mark.slow
@@ -17,7 +17,7 @@ WANTED = {"blocks.*.mlp.post": EVERY, "blocks.*.attn.q_rot": EVERY, "encoder.out
 OPTIONS = {"batch_tokens": 24, "progress": False}
 
 
-def test_any_number_of_workers_gives_the_state_of_one_process(ray, tmp_path):  # noqa: F811
+def test_any_number_of_workers_gives_the_state_of_one_process(ray, tmp_path):
     data = texts(80)
     alone = act.survey(FakeModel(), WANTED, data, **OPTIONS)
     one = act.survey(FakeModel(), WANTED, data, on=Cluster(workers=1, threads=1), **OPTIONS)
@@ -28,7 +28,7 @@ def test_any_number_of_workers_gives_the_state_of_one_process(ray, tmp_path):  #
     alike(alone, two)
 
 
-def test_a_store_is_surveyed_by_workers(ray, tmp_path):  # noqa: F811
+def test_a_store_is_surveyed_by_workers(ray, tmp_path):
     store = act.capture(FakeModel(), texts(80), list(WANTED), tmp_path / "s.acts", shard_bytes=3000, **OPTIONS)
     assert len(list((store.path / "shards").iterdir())) > 16  # several portions of eight
     here = act.survey(store, WANTED, progress=False)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from activarium import testing as testing
     from activarium import widgets as widgets
     from activarium.activations import Activations as Activations
-    from activarium.activations import Recording as Recording
     from activarium.capture import load as load
     from activarium.capture import wrap as wrap
+    from activarium.recording import Recording as Recording
     from activarium.results import identical as identical
     from activarium.results import load as load_result  # noqa: F401
     from activarium.store import open_store as open  # noqa: F401
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "Activations": "activarium.activations:Activations",
     "Cluster": "activarium.workflows.cluster:Cluster",
-    "Recording": "activarium.activations:Recording",
+    "Recording": "activarium.recording:Recording",
     "Survey": "activarium.summaries:Survey",
     "analyses": "activarium.analyses",
     "atlas": "activarium.workflows.atlas:atlas",

@@ -7,8 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from activarium.activations import Recording
 from activarium.edits import Edit
+from activarium.recording import Recording
 
 
 @runtime_checkable

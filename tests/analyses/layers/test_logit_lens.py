@@ -8,8 +8,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTForImageClassification
 
 import activarium as act
-from activarium.activations import Activations, Recording
+from activarium.activations import Activations
 from activarium.errors import InputError, NotFinite, UnknownName, UnknownSite
+from activarium.recording import Recording
 from activarium.rows import Rows
 
 logit_lens = act.analyses.logit_lens

@@ -6,11 +6,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import activarium as act
-from activarium.activations import Activations, Recording
+from activarium.activations import Activations
 from activarium.analyses.massive.sequences import position_classes
 from activarium.errors import InputError, NotFinite, UnknownSite
 from activarium.maths import lower_median
 from activarium.protocols import Runner
+from activarium.recording import Recording
 from activarium.rows import Rows
 
 massive_activations = act.analyses.massive_activations

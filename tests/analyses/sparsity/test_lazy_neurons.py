@@ -8,9 +8,10 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 import activarium as act
-from activarium.activations import Activations, Recording
+from activarium.activations import Activations
 from activarium.errors import AxisError, InputError, NotFinite, UnknownSite
 from activarium.protocols import Runner
+from activarium.recording import Recording
 from activarium.rows import Rows
 
 lazy_neurons = act.analyses.lazy_neurons

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activarium.activations import Activations, Recording
+from activarium.activations import Activations
 from activarium.errors import AxisError, InputError, NotFinite, UnknownSite
+from activarium.recording import Recording
 
 STACKS = ("", "encoder.", "decoder.", "vision.", "text.")
 Stacks = Mapping[str, Mapping[str, Activations]]

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from activarium._parts import Computed
-from activarium.activations import Activations, Lazy, Recording
+from activarium.activations import Activations
 from activarium.attention import attention_part, repeat_heads
 from activarium.capture._session import Session, as_rows
 from activarium.capture._sites import Site
 from activarium.errors import InputError
 from activarium.metrics import Metric
+from activarium.recording import Lazy, Recording
 
 if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activarium.activations import Recording
 from activarium.capture._identities import BlockAlgebra, Identity, exit_identities
 from activarium.capture._image_tokens import probe_text
 from activarium.capture._inputs import Inputs
 from activarium.capture._spaces import probe_pixels, probe_tokens, uncommon_tokens
 from activarium.edits import Add, Where
 from activarium.errors import ActivariumError, CertificateError, SilentHook
+from activarium.recording import Recording
 
 if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner

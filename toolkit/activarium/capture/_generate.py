@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, StoppingCriteriaList
 
-from activarium.activations import Recording
 from activarium.capture._answers import needed, needs_kernel
 from activarium.capture._inputs import Inputs
 from activarium.capture._session import Session
@@ -21,6 +20,7 @@ from activarium.capture._steps import Step, Steps
 from activarium.capture._stops import Ends
 from activarium.edits import Edit, SkipBlock
 from activarium.errors import InputError
+from activarium.recording import Recording
 
 if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner

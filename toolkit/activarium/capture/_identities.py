@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from activarium.activations import Recording
 from activarium.attention import AttentionSpec, scores_and_pattern
 from activarium.capture._block import Block
 from activarium.capture._writes import per_feature
+from activarium.recording import Recording
 
 if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from activarium.activations import Activations, Recording
+from activarium.activations import Activations
 from activarium.capture._certify import Certificate
 from activarium.capture._sites import SiteTable
 from activarium.capture._trace import first_tensor
 from activarium.errors import InputError, SilentHook, UnknownSite, unknown
+from activarium.recording import Recording
 from activarium.rows import Rows
 
 

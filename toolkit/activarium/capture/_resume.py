@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from activarium.activations import Activations, Recording
+from activarium.activations import Activations
 from activarium.capture._cuts import replace_first
 from activarium.capture._inputs import Batch, Inputs
 from activarium.capture._probe import Stack
 from activarium.capture._trace import first_tensor
 from activarium.errors import InputError, MissingSite, unknown
+from activarium.recording import Recording
 
 if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner

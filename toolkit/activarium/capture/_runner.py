@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from activarium.activations import Activations, Recording
+from activarium.activations import Activations
 from activarium.capture import _weights
 from activarium.capture._answers import Answers, needed, needs_kernel
 from activarium.capture._encode import Encoder
@@ -26,6 +26,7 @@ from activarium.capture._sites import Place, Site
 from activarium.edits import Edit
 from activarium.errors import InputError, unknown
 from activarium.metrics import Metric
+from activarium.recording import Recording
 
 if TYPE_CHECKING:
     from activarium.capture._certify import Certificate
@@ -62,7 +63,7 @@ class TorchRunner:
 
     def __reduce__(self) -> Any:
         """For a worker's process: weights, tokenizer and certificate travel; locks, hooks and caches are made anew."""
-        return _arrived, (self.name, self.torch_module, self._encoder, self.anatomy, self.certificate)
+        return _arrived, (type(self), self.name, self.torch_module, self._encoder, self.anatomy, self.certificate)
 
     # --- what it is
 
@@ -436,8 +437,8 @@ class TorchRunner:
         return f"TorchRunner({self.name!r}: {type(self.torch_module).__name__}, {stacks or 'no blocks recognised'}, {self.certificate.verdict})"
 
 
-def _arrived(name: str, model: Any, encoder: Encoder, anatomy: Anatomy, certificate: Certificate) -> TorchRunner:
-    runner = TorchRunner(name, model, encoder, anatomy)
+def _arrived(kind: type[TorchRunner], name: str, model: Any, encoder: Encoder, anatomy: Anatomy, certificate: Certificate) -> TorchRunner:
+    runner = kind(name, model, encoder, anatomy)
     runner.certificate = certificate
     return runner
 

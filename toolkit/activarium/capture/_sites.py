@@ -6,8 +6,8 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from activarium.activations import is_pattern, matching
 from activarium.errors import MissingSite, UnknownSite, unknown
+from activarium.recording import is_pattern, matching
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from activarium._parts import Computed
-from activarium.activations import Activations, Lazy, Recording
+from activarium.activations import Activations
 from activarium.attention import AttentionSpec, attention_part
 from activarium.capture._answers import Answers, Provenance
 from activarium.capture._inputs import Batch, Inputs
 from activarium.capture._masks import Span
 from activarium.errors import InputError
+from activarium.recording import Lazy, Recording
 from activarium.rows import Rows
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from activarium.activations import Recording
 from activarium.errors import StoreError
+from activarium.recording import Recording
 from activarium.store._constants import Constants, describe
 from activarium.store._format import SHARD_BYTES, Manifest
 from activarium.store._pieces import Piece, finite, piece_of

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from activarium.activations import Activations, Lazy, Recording, is_pattern
+from activarium.activations import Activations
 from activarium.attention import DERIVED, attention_part
+from activarium.recording import Lazy, Recording, is_pattern
 from activarium.rows import Rows
 from activarium.store._stored import Stored, span_of
 

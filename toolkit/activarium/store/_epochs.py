@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activarium.activations import Activations, is_pattern
+from activarium.activations import Activations
 from activarium.errors import InputError
+from activarium.recording import is_pattern
 from activarium.store._shard import raw_rows
 from activarium.store._stored import span_of
 

@@ -11,8 +11,8 @@ from uuid import uuid4
 
 from torch import Tensor
 
-from activarium.activations import Recording
 from activarium.errors import StoreError
+from activarium.recording import Recording
 from activarium.rows import Rows
 from activarium.store._constants import Constants
 from activarium.store._cut import Cutter

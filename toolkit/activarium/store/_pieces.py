@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activarium.activations import Recording
 from activarium.errors import NotFinite, StoreError
+from activarium.recording import Recording
 from activarium.rows import Rows
 from activarium.store._format import SiteEntry
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from activarium.activations import Recording
 from activarium.errors import StoreError
+from activarium.recording import Recording
 from activarium.store._append import Place, place_of
 from activarium.store._constants import Constants, constants_file, load_constants
 from activarium.store._cut import Cutter

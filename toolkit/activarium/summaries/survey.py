@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activarium.activations import Activations, is_pattern, matching
+from activarium.activations import Activations
 from activarium.errors import InputError, NotFinite, OtherModel, UnknownSite, unknown
+from activarium.recording import is_pattern, matching
 from activarium.results import Report, Result
 from activarium.rows import Rows
 from activarium.summaries._co_activation import CoActivation

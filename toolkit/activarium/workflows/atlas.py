@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from activarium.activations import Recording
 from activarium.errors import InputError
+from activarium.recording import Recording
 from activarium.results import Grid, Ranking, Report, Result
 from activarium.summaries import Count, Magnitudes, Moments, Summary, Survey, TopRows, context
 from activarium.workflows.batch_plan import BATCH_TOKENS

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from activarium import _recorded
-from activarium.activations import Recording
 from activarium.errors import InputError
+from activarium.recording import Recording
 from activarium.store import SHARD_BYTES, Store, StoreWriter, named, open_store, torch_dtype
 from activarium.workflows.batch_plan import BATCH_TOKENS, Batch, portions
 from activarium.workflows.capture_cluster import capture_on

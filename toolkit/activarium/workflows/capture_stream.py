@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from activarium.activations import Activations, Recording
+from activarium.activations import Activations
+from activarium.recording import Recording
 from activarium.rows import Rows
 from activarium.store import AttentionEntry, Captured, Constants, Manifest, describe, finite, piece_of
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from activarium import _recorded
-from activarium.activations import Activations, Recording, matching
+from activarium.activations import Activations
 from activarium.errors import AxisError, CapacityError, InputError, UnknownSite, unknown
+from activarium.recording import Recording, matching
 from activarium.rows import Rows
 from activarium.store import Store
 from activarium.summaries import Summary, Survey

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from activarium.activations import Activations, Recording
+from activarium.activations import Activations
 from activarium.errors import InputError
+from activarium.recording import Recording
 from activarium.store import Store, open_store
 from activarium.summaries import Survey
 from activarium.workflows.cluster import Cluster

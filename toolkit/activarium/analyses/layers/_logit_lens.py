@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from activarium.activations import Activations, Recording
+from activarium.activations import Activations
 from activarium.analyses.layer_sites import column, layer_sites, refuse_strange
 from activarium.analyses.layers.answers import Spelling, identity_of
 from activarium.analyses.layers.distributions import Lens, read_layers, settled
 from activarium.analyses.layers.evidence import patch_parts
 from activarium.errors import InputError
 from activarium.protocols import Runner
+from activarium.recording import Recording
 from activarium.results import Grid, Ranking, Report, Result
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}  # of the largest logit; 16-bit floats get 2e-2

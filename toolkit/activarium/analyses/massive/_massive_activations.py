@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from activarium.activations import Activations, Recording
+from activarium.activations import Activations
 from activarium.analyses.layer_sites import by_example, layer_number, layer_sites, refuse_strange
 from activarium.analyses.massive.sequences import COLUMNS, Measured, describe_hits, measure
 from activarium.analyses.massive.verdict import lifetime_words, persistent
 from activarium.errors import InputError
 from activarium.maths import bootstrap_interval
+from activarium.recording import Recording
 from activarium.results import Ranking, Report, Result, Series
 
 KEPT = 1000  # hits that are listed; all of them are counted

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from activarium.activations import Activations, Recording
+from activarium.activations import Activations
 from activarium.analyses.layer_sites import column, examples_of, layer_number, layer_sites, refuse_strange
 from activarium.errors import AxisError, InputError
 from activarium.maths import bootstrap_interval
+from activarium.recording import Recording
 from activarium.results import Grid, Overlay, Ranking, Report, Result, Series
 from activarium.rows import Rows
 from activarium.summaries import Count
