@@ -224,7 +224,7 @@ def _arrow_draws(case: OneSite, index: Callable[[], Any]) -> dict[str, Callable[
         hook_head_index=None,
         context_size=length,
         d_in=cfg.d_in,
-        n_batches_in_buffer=8,
+        n_batches_in_buffer=max(8, -(-4 * case.rows // (case.batch * length))),  # sae-lens mixes in half of it
         total_training_tokens=cfg.training_tokens,
         store_batch_size_prompts=case.batch,
         train_batch_size_tokens=case.rows,
