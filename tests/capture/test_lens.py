@@ -439,3 +439,16 @@ def test_it_travels_to_another_process_as_what_it_is():
     assert type(again) is LensRunner
     assert torch.equal(again.run(RAGGED, "blocks.1.attn.pattern").logits.tensor, model.run(RAGGED).logits.tensor)
     assert again.processing == model.processing
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_survey_is_that_of_the_hugging_face_model(kind):
+    from activarium.summaries import Count, Moments
+
+    wanted = {"blocks.*.mlp.post": [Count(), Moments()], "blocks.*.attn.q_rot": [Moments()]}
+    theirs = act.wrap(*testing.tiny("gpt2"), certify=False)
+    ours, plain = (act.survey(m, wanted, [t.tolist() for t in RAGGED], progress=False) for m in (lens("gpt2", kind), theirs))
+    assert list(ours) == list(plain)
+    for site in plain:
+        assert torch.allclose(ours[site]["Moments"].mean, plain[site]["Moments"].mean, atol=1e-5), site
+    assert ours["blocks.1.mlp.post"]["Count"].rows == sum(map(len, RAGGED))

@@ -19,17 +19,22 @@ from .test_capture import OPTIONS, SITES, same
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs fork and SIGKILL")
 
-# Imports once, then forks a capture for every line it is sent: a kill in a second, not in ten.
+# Imports once, then forks a capture for every line it is sent: a kill in a second, not in ten. It waits for the child only
+# when it is told that the kill was sent: until then a child that is done keeps its number, so that nobody else is killed.
 NURSERY = """
 import os, sys
 from tests.workflows.test_kills import FakeModel, OPTIONS, SITES, capture, texts
-for line in sys.stdin:
+while line := sys.stdin.readline():
     path, slow, append = line.rstrip("\\n").split("\\t")
     child = os.fork()
     if not child:
-        capture(FakeModel(slow=float(slow)), texts(80, seed=int(append)), SITES, path, progress=False, append=bool(int(append)), **OPTIONS)
-        os._exit(0)
+        try:
+            capture(FakeModel(slow=float(slow)), texts(80, seed=int(append)), SITES, path, progress=False, append=bool(int(append)), **OPTIONS)
+            os._exit(0)
+        finally:
+            os._exit(1)
     print(child, flush=True)
+    sys.stdin.readline()
     print(os.waitpid(child, 0)[1], flush=True)
 """
 
@@ -48,9 +53,14 @@ def killed(nursery, path, after, slow, append=0):
     nursery.stdin.write(f"{path}\t{slow}\t{append}\n")
     nursery.stdin.flush()
     child = int(nursery.stdout.readline())
+    assert child > 1, "0 would be everybody"
     time.sleep(after)
     os.kill(child, signal.SIGKILL)
-    return os.WIFSIGNALED(int(nursery.stdout.readline()))
+    nursery.stdin.write("killed\n")
+    nursery.stdin.flush()
+    status = int(nursery.stdout.readline())
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the capture failed before it was killed"
+    return os.WIFSIGNALED(status)
 
 
 @pytest.fixture(scope="module")
