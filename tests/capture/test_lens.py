@@ -435,7 +435,7 @@ def test_it_travels_to_another_process_as_what_it_is():
     from activarium.capture import LensRunner
 
     model = lens("gpt2", "HookedTransformer")
-    again = pickle.loads(pickle.dumps(model))
+    again = pickle.loads(pickle.dumps(model))  # as a cluster's transport does between processes; nothing is stored so
     assert type(again) is LensRunner
     assert torch.equal(again.run(RAGGED, "blocks.1.attn.pattern").logits.tensor, model.run(RAGGED).logits.tensor)
     assert again.processing == model.processing
