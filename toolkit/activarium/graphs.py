@@ -95,7 +95,7 @@ def picture(nodes: Sequence[str], edges: np.ndarray, values: np.ndarray, row: np
     """An `<img>` of nodes and edges, drawn as SVG inside it, so that it shows where neither scripts nor widgets run."""
     if not len(edges):
         return f"<p><small>{html.escape(caption)}</small></p>"
-    spot = places(row) * [WIDTH - 20, (len(np.unique(row))) * ROW] + [10, 0]
+    spot = places(row) * np.array([WIDTH - 20, (len(np.unique(row))) * ROW]) + np.array([10, 0])
     lines = [
         f'<path d="M{a[0]:.1f} {a[1]:.1f}C{a[0]:.1f} {a[1] - EDGE / 2:.1f} {b[0]:.1f} {b[1] + EDGE / 2:.1f} {b[0]:.1f} {b[1]:.1f}" '
         f'stroke="rgb({r},{g},{c})" stroke-width="{w:.1f}"/>'
@@ -120,13 +120,13 @@ def picture(nodes: Sequence[str], edges: np.ndarray, values: np.ndarray, row: np
 def raster(nodes: Sequence[str], edges: np.ndarray, values: np.ndarray, row: np.ndarray) -> np.ndarray:
     """The same as pixels `(height, width, 3)`, with names where Pillow can write them."""
     height = max(1, len(np.unique(row))) * ROW
-    spot = places(row) * [WIDTH - 20, height] + [10, 0]
+    spot = places(row) * np.array([WIDTH - 20, height]) + np.array([10, 0])
     pixels = np.full((height, WIDTH, 3), 255, np.uint8)
     share = np.linspace(0, 1, 2 * max(height, WIDTH))[:, None]
     paint, wide = colours(values), widths(values)
     for i in np.argsort(np.abs(values)):
         line = spot[edges[i, 0]] * (1 - share) + spot[edges[i, 1]] * share
-        _dots(pixels, line, int(round(wide[i] / 2)), paint[i])
+        _dots(pixels, line, round(float(wide[i]) / 2), paint[i])
     _dots(pixels, spot, 4, np.array([34, 34, 34]))
     return _named(pixels, [_end(n, int(WIDTH / (row == r).sum() / 6)) for n, r in zip(nodes, row, strict=True)], spot)
 
@@ -135,7 +135,7 @@ def _dots(pixels: np.ndarray, spots: np.ndarray, radius: int, colour: np.ndarray
     height, width, _ = pixels.shape
     for down in range(-radius, radius + 1):
         for right in range(-radius, radius + 1):
-            x, y = (np.rint(spots) + [right, down]).astype(int).T
+            x, y = np.rint(spots + np.array([right, down])).astype(int).T
             pixels[y.clip(0, height - 1), x.clip(0, width - 1)] = colour
 
 
