@@ -52,6 +52,11 @@ class Result:
         """Write numbers and words into one safetensors file; `load` brings the same Result back."""
         return _result_files.save(self, Path(path))
 
+    @property
+    def checked(self) -> str:
+        """How near an approximation came to the exact answer, in one line; empty where there is no `check`."""
+        return _check_words(self.check) if self.check is not None else ""
+
     def to_frame(self) -> pandas.DataFrame:
         """The numbers as a table, one line per value."""
         import pandas
@@ -65,7 +70,8 @@ class Result:
         return ""
 
     def _repr_html_(self) -> str:
-        return pictures.card(self.title or type(self).__name__, self._picture(), self._summary(), self.diagnostics)
+        picture = self._picture() + pictures.line(self.checked)
+        return pictures.card(self.title or type(self).__name__, picture, self._summary(), self.diagnostics)
 
     def _summary(self) -> list[list[str]]:
         """At most a dozen lines of text that stand for the picture."""
@@ -86,7 +92,8 @@ class Grid(Result):
         values: Array with one dimension per axis.
         axes: Axis names, `"layer position"`.
         labels: Names along an axis; an axis without labels is counted from 0.
-        masks: Named boolean arrays of the shape of `values` (known zeros, refused cells).
+        masks: Named boolean arrays of the shape of `values`. Drawings know `known_zero` (exactly 0 without a run) and
+            `no_row` (no such token or patch: blank); others are hatched under their own name.
         per_example: The same values before averaging, with a leading `example` axis.
     """
 
@@ -99,8 +106,12 @@ class Grid(Result):
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", np.asarray(self.values))
         object.__setattr__(self, "axes", _words(self.axes))
+        object.__setattr__(self, "masks", {name: np.asarray(mask, bool) for name, mask in self.masks.items()})
         super().__post_init__()
         _match_axes(self.values, self.axes, self.labels)
+        for name, mask in self.masks.items():
+            if mask.shape != self.values.shape:
+                raise AxisError(f"Mask {name!r} has shape {mask.shape}; the values have {self.values.shape}. Give one entry per value.")
 
     def label(self, axis: str) -> list[str]:
         """Names along one axis."""
@@ -123,7 +134,8 @@ class Grid(Result):
 
     def _picture(self) -> str:
         flat = self.values.reshape(-1, self.values.shape[-1]) if self.values.ndim > 1 else self.values[None]
-        return pictures.heatmap(flat, self.title, self.unit)
+        masks = {name: mask.reshape(flat.shape) for name, mask in self.masks.items()}
+        return pictures.heatmap(flat, self.title, self.unit, masks=masks)
 
     def _summary(self) -> list[list[str]]:
         return [[*self.axes, self.unit or "value"], *[[*names, pictures.number(v)] for names, v in self.top()]]
@@ -399,6 +411,18 @@ def _match_axes(values: np.ndarray, axes: tuple[str, ...], labels: Labels) -> No
             raise AxisError(f"Labels are given for {axis!r}; the axes are {' '.join(axes)!r}.")
         if len(names) != values.shape[axes.index(axis)]:
             raise AxisError(f"Axis {axis!r} has {values.shape[axes.index(axis)]} places but {len(names)} labels; give one each.")
+
+
+def _check_words(check: Result) -> str:
+    known = {"pearson": "Pearson", "pearson_without_zeros": "without known zeros", "slope": "slope", "interval": "interval"}
+    found = [f"{words} {_few_digits(check.diagnostics[name])}" for name, words in known.items() if name in check.diagnostics]
+    return " · ".join([check.title or "Against the exact answer", *found])
+
+
+def _few_digits(value: Any) -> str:
+    if np.ndim(value):
+        return " to ".join(_few_digits(v) for v in value)
+    return f"{value:.3g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
 def _match_edges(edges: np.ndarray, nodes: int) -> None:
