@@ -121,7 +121,14 @@ class GridView(Widget):
     def _all_values(self) -> tuple[dict[str, Any], bytes]:
         values = payload.floats(self.result.values)
         table, data = payload.pack({"values": values} | self._masks())
-        return {"arrays": table, "steps": [1, 1], "whole": True, "frame": self.frame, "masks": list(self.result.masks)[:8]}, data
+        return {
+            "arrays": table,
+            "steps": [1, 1],
+            "whole": True,
+            "frame": self.frame,
+            "masks": list(self.result.masks)[:8],
+            "unshown": [],
+        }, data
 
     def _masks(self) -> dict[str, np.ndarray]:
         """One byte per cell, a bit per mask."""
@@ -137,8 +144,9 @@ class GridView(Widget):
         # Masks deflate to almost nothing, but the page has to unfold them: above this they stay in the kernel.
         travel = self._slices.size <= MASK_CELLS
         table, data = payload.pack({"preview": codes} | (self._masks() if travel else {}))
-        names = list(self.result.masks)[:8] if travel else []
-        return {"arrays": table, "steps": list(steps), "whole": whole, "frame": self.frame, "masks": names}, data
+        shown, unshown = (list(self.result.masks)[:8], []) if travel else ([], list(self.result.masks))
+        words = {"arrays": table, "steps": list(steps), "whole": whole, "frame": self.frame, "masks": shown, "unshown": unshown}
+        return words, data
 
 
 def _slices(values: np.ndarray) -> np.ndarray:

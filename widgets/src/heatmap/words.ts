@@ -4,6 +4,7 @@ import type { Range } from "../shared/colours.ts";
 import { exact, short, span } from "../shared/numbers.ts";
 import type { Said } from "../shared/readout.ts";
 import { visible } from "../shared/text.ts";
+import { maskWords } from "./masks.ts";
 import type { Source, Spec } from "./source.ts";
 import type { Cell } from "./view.ts";
 
@@ -28,7 +29,7 @@ export function captionWords(spec: Spec, { range, pooled: [tall, wide], coarse, 
     notes.push(alive ? "hover or zoom in for exact values" : "exact values need a kernel");
   }
   if (!here) notes.push("this slice has to come from the kernel");
-  if (spec.masks.length) notes.push(`hatched: ${spec.masks.join(", ")}`);
+  if (spec.unshown.length) notes.push(`not marked at this size: ${spec.unshown.map(maskWords).join(", ")}`);
   return notes.join(" · ");
 }
 
@@ -48,5 +49,5 @@ function valueWords(source: Source, frame: number, cell: Cell, range: Range): st
   const rough = () => (source.has(frame) ? `≈ ${short(source.roughAt(frame, cell, range))} (8-bit preview)` : "…");
   const masks = source.masksAt(frame, cell);
   const words = known === undefined ? rough() : exact(known, dtype);
-  return `${words}${unit && ` ${unit}`}${masks.length ? ` (${masks.join(", ")})` : ""}`;
+  return `${words}${unit && ` ${unit}`}${masks.length ? ` (${masks.map(maskWords).join(", ")})` : ""}`;
 }
