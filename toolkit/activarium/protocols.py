@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -27,4 +27,13 @@ class Runner(Protocol):
 
     def weight(self, name: str) -> Tensor:
         """A named weight with named axes."""
+        ...
+
+
+@runtime_checkable
+class Rerun(Protocol):
+    """What knows the exact value of one cell of a grid of approximations: `cell` holds the index along each axis."""
+
+    def __call__(self, cell: Mapping[str, int]) -> float:
+        """The exact value, in the unit of the grid."""
         ...

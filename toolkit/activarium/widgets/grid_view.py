@@ -120,7 +120,7 @@ class GridView(Widget):
 
     def _all_values(self) -> tuple[dict[str, Any], bytes]:
         values = payload.floats(self.result.values)
-        table, data = payload.pack({"values": values} | self._masks())
+        table, data = payload.pack({"values": values} | self._masks() | self._more())
         return {
             "arrays": table,
             "steps": [1, 1],
@@ -129,6 +129,10 @@ class GridView(Widget):
             "masks": list(self.result.masks)[:8],
             "unshown": [],
         }, data
+
+    def _more(self) -> dict[str, np.ndarray]:
+        """Arrays that a view adds to the grid's own."""
+        return {}
 
     def _masks(self) -> dict[str, np.ndarray]:
         """One byte per cell, a bit per mask."""
@@ -143,7 +147,7 @@ class GridView(Widget):
         codes = np.stack([payload.quantise(payload.pool(s, steps), self._ranges[self._clip]) for s in chosen])
         # Masks deflate to almost nothing, but the page has to unfold them: above this they stay in the kernel.
         travel = self._slices.size <= MASK_CELLS
-        table, data = payload.pack({"preview": codes} | (self._masks() if travel else {}))
+        table, data = payload.pack({"preview": codes} | (self._masks() if travel else {}) | self._more())
         shown, unshown = (list(self.result.masks)[:8], []) if travel else ([], list(self.result.masks))
         words = {"arrays": table, "steps": list(steps), "whole": whole, "frame": self.frame, "masks": shown, "unshown": unshown}
         return words, data

@@ -1,7 +1,7 @@
 /** A grid of numbers with named axes. Hover reads, click pins, drag pans, ctrl+wheel zooms. */
 
 import type { BarSpec } from "../shared/bar.ts";
-import { unpack } from "../shared/bytes.ts";
+import { type Numbers, unpack } from "../shared/bytes.ts";
 import { centreOf, type Range, rampFor, table } from "../shared/colours.ts";
 import { copyPicture, copyText, fileName, flattened } from "../shared/copy.ts";
 import { make, markReady, onceAFrame, onWidth, sized } from "../shared/dom.ts";
@@ -20,7 +20,7 @@ import { hearPointer, type Point } from "./pointer.ts";
 import { type Axis, drawAround, drawMarks, drawNumbers, type Layout, layoutFor, sheet } from "./scene.ts";
 import { Source, type Spec } from "./source.ts";
 import { type Cell, cellAt, panned, revealing, seen, type View, whole, zoomed } from "./view.ts";
-import { captionWords, placeWords } from "./words.ts";
+import { captionWords, valueWords, whereWords } from "./words.ts";
 
 export interface State {
   spec: Spec;
@@ -39,6 +39,8 @@ export interface Surroundings {
   clicked(spot: Spot): void;
   outlined(): readonly Spot[];
   more(spot: Spot): Said;
+  /** The numbers are here; those that belong to the other widget may be among them. */
+  loaded(arrays: Record<string, Numbers>): void;
 }
 
 const KEYS = "arrows move, shift by ten, + - 0 zoom, p goes to the peak, c copies the visible cells";
@@ -57,7 +59,7 @@ export class Heatmap {
   private readonly controls = make("div", { class: "act-controls" });
   private readonly title = make("div", { class: "act-title" });
   private readonly root = make("div", { class: "act act-heatmap" });
-  private readonly kernel: Kernel<State>;
+  readonly kernel: Kernel<State>;
   private readonly slow: ReturnType<typeof patient<State>>;
   private readonly redraw = onceAFrame(() => this.draw());
   private source: Source | undefined;
@@ -126,6 +128,7 @@ export class Heatmap {
     const first = !this.source;
     this.source = new Source(spec, arrays, this.kernel as unknown as Kernel<never>, this.redraw);
     this.places = new Places(spec.keys, spec.shape);
+    this.around?.loaded(arrays);
     if (!first) return this.redraw();
     this.title.textContent = spec.title;
     const size = spec.axes.map((axis, at) => `${spec.shape[at]} ${axis}`).join(" by ");
@@ -236,10 +239,9 @@ export class Heatmap {
 
   private said(frame: number, cell: Cell): Said {
     const spot = this.places.spot(frame, cell);
-    const words = placeWords(this.source!, Object.values(spot), frame, cell, this.range);
-    if (!this.around) return words;
-    const [, value] = words[words.length - 1];
-    return [...words.slice(0, -1), [this.around.valueName, value], ...this.around.more(spot)];
+    const value = valueWords(this.source!, frame, cell, this.range);
+    const where = whereWords(this.spec, Object.values(spot));
+    return [...where, [this.around?.valueName ?? "value", value], ...(this.around?.more(spot) ?? [])];
   }
 
   private showPins(): void {

@@ -33,17 +33,16 @@ export function captionWords(spec: Spec, { range, pooled: [tall, wide], coarse, 
   return notes.join(" · ");
 }
 
-/** Axis by axis where a cell is, names beside their numbers, and its value. */
-export function placeWords(source: Source, places: readonly number[], frame: number, cell: Cell, range: Range): Said {
-  const { axes, labels } = source.spec;
-  const named = axes.map((axis, at) => {
+/** Axis by axis where a cell is, names beside their numbers. */
+export function whereWords({ axes, labels }: Spec, places: readonly number[]): Said {
+  return axes.map((axis, at) => {
     const [index, name] = [`${places[at]}`, labels[axis]?.[places[at]]];
     return [axis, name === undefined || name === index ? index : `${index} “${visible(name)}”`] as const;
   });
-  return [...named, ["value", valueWords(source, frame, cell, range)]];
 }
 
-function valueWords(source: Source, frame: number, cell: Cell, range: Range): string {
+/** The value of a cell, exact or as near as the preview knows it. */
+export function valueWords(source: Source, frame: number, cell: Cell, range: Range): string {
   const { unit, dtype } = source.spec;
   const known = source.exactAt(frame, cell);
   const rough = () => (source.has(frame) ? `≈ ${short(source.roughAt(frame, cell, range))} (8-bit preview)` : "…");
