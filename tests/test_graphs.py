@@ -1,7 +1,9 @@
 """Graphs: what a threshold leaves, where nodes stand, and edges that cannot be."""
 
 import base64
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +72,17 @@ def test_pruning_is_walking_every_path(drawn, threshold):
     assert set(np.flatnonzero(stays).tolist()) == _paths(graph, threshold)
     small = graph.pruned(threshold)
     assert identical(small, small.pruned(threshold))
+
+
+CASES = json.loads((Path(__file__).parents[1] / "widgets" / "src" / "circuit_graph" / "pruning.json").read_text())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_python_leaves_what_the_page_leaves(case):
+    """The front end's own tests read the same file."""
+    graph = Graph([str(n) for n in range(case["count"])], case["edges"], case["values"])
+    stays = graphs.kept(case["count"], graph.edges, graph.values, case["threshold"])
+    assert np.flatnonzero(stays).tolist() == case["kept"] == sorted(_paths(graph, case["threshold"]))
 
 
 def test_cycles_end_too():

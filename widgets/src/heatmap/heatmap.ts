@@ -81,7 +81,7 @@ export class Heatmap {
     this.readOut = new ReadOut(`Hover or use the arrow keys; click ${this.around?.click ?? "pins"}.`);
     this.kernel = new Kernel(model, this.listeners);
     this.slow = patient(model);
-    const under = [this.readOut.element, this.legend, this.caption, this.check, this.pinList];
+    const under = [this.readOut.element, this.legend, this.caption, this.check, ...(around ? [] : [this.pinList])];
     this.root.append(this.title, this.controls, this.plot, ...under);
     el.append(this.root);
     onWidth(this.root, this.listeners, (width) => {

@@ -144,3 +144,8 @@ function drawAxes(brush: CanvasRenderingContext2D, box: Box, range: Range, unit:
 export function said(value: number | null, unit: string): string {
   return value === null ? "none" : `${exact(value, "f8")}${unit && ` ${unit}`}`;
 }
+
+/** Four digits, for a list to glance over; the read-out has them all. */
+export function brief(value: number | null): string {
+  return value === null ? "none" : String(Number(value.toPrecision(4)));
+}

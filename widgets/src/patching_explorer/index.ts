@@ -14,6 +14,7 @@ import {
   agreement,
   agreementWords,
   type Box,
+  brief,
   drawScatter,
   frameOf,
   type Mark,
@@ -56,6 +57,7 @@ class PatchingExplorer {
   private readonly redraw = onceAFrame(() => this.draw());
   private readonly map: Heatmap;
   private check: Numbers | undefined;
+  private here = false;
   private shown: Shown[] = [];
   private box: Box = { x: 20, y: 4, size: 200 };
   private chosen: Spot | undefined;
@@ -92,6 +94,7 @@ class PatchingExplorer {
       outlined: () => this.points.map((point) => point.cell),
       more: (spot) => this.more(spot),
       loaded: ({ check }) => {
+        this.here = true;
         this.check = check;
         this.show();
       },
@@ -122,6 +125,7 @@ class PatchingExplorer {
 
   /** Everything that depends on what is known exactly. */
   private show(): void {
+    if (!this.here) return;
     const checks = Array.from({ length: (this.check?.length ?? 0) / 2 }, (_, at) => at * 2);
     const of = (point: Point): Shown[] =>
       point.approximate === null ? [] : [{ pair: [point.approximate, point.exact], mark: point.how, point }];
@@ -142,9 +146,15 @@ class PatchingExplorer {
   }
 
   private line(point: Point): HTMLElement {
-    const go = make("button", { type: "button" }, `${this.map.words(point.cell)}: approximate `);
-    const how = point.how === "known zero" ? " (known without a run)" : "";
-    go.append(said(point.approximate, ""), " · exact ", make("b", {}, said(point.exact, this.unit)), how);
+    const { cell, approximate, exact, how } = point;
+    const go = make(
+      "button",
+      { type: "button", title: `exact ${said(exact, this.unit)}` },
+      this.map.words(cell),
+      make("br"),
+    );
+    const known = how === "known zero" ? " (known without a run)" : "";
+    go.append(`approximate ${brief(approximate)} · exact `, make("b", {}, brief(exact)), known);
     go.addEventListener("click", () => this.choose(point));
     return make("li", {}, go);
   }
