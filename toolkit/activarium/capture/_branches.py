@@ -262,7 +262,7 @@ def changes(branches: Branches) -> np.ndarray:
     first = branches.starts[branches.example]
     rows = first + np.maximum(branches.position, 0)
     one = differs[rows] if cells is None else differs[rows] & cells
-    found = one.any(1)
+    found = np.asarray(one.any(1)).copy()
     for i in np.flatnonzero(branches.position < 0):
         span = slice(first[i], first[i] + branches.lengths[branches.example[i]])
         found[i] = (some[span] if branches.part[i] < 0 else differs[span, branches.part[i]]).any()
