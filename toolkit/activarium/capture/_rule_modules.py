@@ -38,11 +38,12 @@ class NormForm:
         gain, bias = _own(module, GAINS), _own(module, BIASES)
         moved = wide - wide.mean(-1, keepdim=True) if self.centred else wide
         if gain is not None:
-            moved = moved * (gain.detach().to(wide.dtype) + self.plus_one)
+            gain = gain.detach().to(wide.dtype)
+            moved = moved * (gain + 1 if self.plus_one else gain)
         with torch.no_grad():
-            target = y.to(wide.dtype) - (0 if bias is None else bias.to(wide.dtype))
+            target = y.to(wide.dtype) if bias is None else y.to(wide.dtype) - bias.to(wide.dtype)
             # The scale as the module really used it, whatever its epsilon; a row without variance tells none.
-            scale = ((target * moved).sum(-1, keepdim=True) / moved.square().sum(-1, keepdim=True)).nan_to_num(0.0, 0.0, 0.0)
+            scale = (torch.linalg.vecdot(target, moved) / torch.linalg.vecdot(moved, moved)).nan_to_num(0.0, 0.0, 0.0)[..., None]
         moved = moved * scale
         return (moved if bias is None else moved + bias.to(wide.dtype)).to(y.dtype)
 

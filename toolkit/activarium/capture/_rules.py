@@ -87,15 +87,15 @@ class BoundRules:
                 if x is None or not isinstance(output, Tensor) or not output.requires_grad:
                     return None
                 self.fired[rule].add(path)
-                return with_gradient_of(made(module, what, x, output), output, path)
+                return made(path, module, what, x, output)
 
             yield self.model.torch_module.get_submodule(path).register_forward_hook(hook, prepend=True, with_kwargs=True)
 
-    def _norm(self, module: nn.Module, form: NormForm, x: Tensor, y: Tensor) -> Tensor:
-        return form.frozen(module, x, y)
+    def _norm(self, path: str, module: nn.Module, form: NormForm, x: Tensor, y: Tensor) -> Tensor:
+        return checked(form.frozen(module, x, y), y, path)
 
-    def _activation(self, module: nn.Module, slope: float, x: Tensor, y: Tensor) -> Tensor:
-        return x * _ratio(x, y, lambda: torch.full_like(x, slope))
+    def _activation(self, path: str, module: nn.Module, slope: float, x: Tensor, y: Tensor) -> Tensor:
+        return with_gradient_of(x * ratio(x, y, slope), y)
 
     def _soft_cap(self) -> Iterator[RemovableHandle]:
         """The tanh that some models put over their logits, in code of the model itself."""
@@ -111,7 +111,7 @@ class BoundRules:
             y = output if isinstance(output, Tensor) else output.logits
             x = seen.pop()
             self.fired["activations"].add("logit soft-cap")
-            new = with_gradient_of(x * _ratio(x, y, lambda: torch.ones_like(x)), y, "logit soft-cap")
+            new = with_gradient_of(x * ratio(x, y, 1.0), y)
             if isinstance(output, Tensor):
                 return new
             output.logits = new
@@ -152,16 +152,14 @@ class BoundRules:
             return post
         self.fired["activations"].add(path)
         raw, raw_up = seen.pop("mlp.pre"), seen.pop("mlp.up", None)
-        x = read_cut(raw, places["mlp.pre"].cut).reshape(post.shape)
+        x, bent = (read_cut(t, places["mlp.pre"].cut).reshape(post.shape) for t in (raw, _slope(post, raw)))
         if raw_up is None:
-            ratio = _ratio(x, post, lambda: read_cut(_slope(post, raw), places["mlp.pre"].cut).reshape(post.shape))
-            return with_gradient_of(x * ratio, post, path)
-        up = read_cut(raw_up, places["mlp.up"].cut).reshape(post.shape)
+            return with_gradient_of(x * ratio(x, post, bent), post)
         # The derivative of a product by one factor is the other: the activation, with no division.
-        act = read_cut(_slope(post, raw_up), places["mlp.up"].cut).reshape(post.shape)
-        slope = lambda: (read_cut(_slope(post, raw), places["mlp.pre"].cut).reshape(post.shape) / up.detach()).nan_to_num(0, 0, 0)  # noqa: E731
+        up, act = (read_cut(t, places["mlp.up"].cut).reshape(post.shape) for t in (raw_up, _slope(post, raw_up)))
+        slope = (bent / up.detach()).nan_to_num(0.0, 0.0, 0.0)
         rest = (post - act * up).detach()  # a bias that some code adds after the product
-        return with_gradient_of(x * _ratio(x, act, slope) * up + rest, post, path)
+        return checked(x * ratio(x, act, slope) * up + rest, post, path)
 
     # --- attention
 
@@ -215,21 +213,26 @@ class BoundRules:
         return module.register_forward_pre_hook(before, prepend=not last, with_kwargs=True)
 
 
-def with_gradient_of(rule: Tensor, value: Tensor, name: str) -> Tensor:
-    """`value` bit for bit, with the gradient of `rule`.
+def with_gradient_of(rule: Tensor, value: Tensor) -> Tensor:
+    """`value` bit for bit, with the gradient of `rule`."""
+    return _InPlaceOf.apply(value, rule)  # type: ignore[return-value]
+
+
+def checked(rule: Tensor, value: Tensor, name: str) -> Tensor:
+    """`value` with the gradient of `rule`, which is made of something else and must be seen to equal it.
 
     Raises:
         InputError: They are not the same numbers up to rounding.
     """
     size = TOLERANCE.get(value.dtype, 3e-2)
     with torch.no_grad():
-        gap, largest = (rule - value).abs().max(), value.abs().max()
+        gap, largest = (rule - value).abs_().max(), value.abs().max()
     if gap > size * largest:
         raise InputError(
             f"The relevance rule for {name} gives other values than the module: {float(gap):.1e} apart, at most {float(size * largest):.1e} "
             "can be rounding. Something between its input and its output is not what the rule assumes; switch this rule off."
         )
-    return _InPlaceOf.apply(value, rule)  # type: ignore[return-value]
+    return with_gradient_of(rule, value)
 
 
 class _InPlaceOf(torch.autograd.Function):
@@ -263,11 +266,10 @@ def _scaled(value: Tensor, factor: float | None) -> Tensor:
     return value if factor == 1 else _Scaled.apply(value, factor)  # type: ignore[return-value]
 
 
-def _ratio(x: Tensor, y: Tensor, slope: Callable[[], Tensor]) -> Tensor:
+def ratio(x: Tensor, y: Tensor, slope: Tensor | float) -> Tensor:
     """`f(x) / x`, held constant; its limit, the slope, where x is zero. Nothing is added to x: that would move a pole, not remove it."""
     x, y = x.detach(), y.detach()
-    zero = x == 0
-    return torch.where(zero, slope().detach(), y / x) if zero.any() else y / x
+    return torch.where(x == 0, slope, y / x)
 
 
 def _slope(y: Tensor, x: Tensor) -> Tensor:
