@@ -434,7 +434,7 @@ def test_late_twice_nested_and_after_an_error_the_scores_are_the_same():
 
     def nested(logits):
         assert torch.equal(gradient(model, site, "ln"), ln)
-        return METRIC.read(logits)
+        return METRIC.of(logits)
 
     ln = gradient(fresh, site, "ln")
     assert torch.equal(gradient(model, site, "relp", metric=Metric(nested)), wanted)
