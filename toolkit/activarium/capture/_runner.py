@@ -19,6 +19,7 @@ from activarium.capture._answers import Answers, needed, needs_kernel
 from activarium.capture._encode import Encoder
 from activarium.capture._inputs import Batch, Inputs
 from activarium.capture._interface import watching
+from activarium.capture._looks_back import looks_back
 from activarium.capture._probe import Anatomy
 from activarium.capture._resume import Resume
 from activarium.capture._session import Keep, Session, Stop, as_rows
@@ -60,6 +61,7 @@ class TorchRunner:
         self._modules = dict(model.named_modules())
         self._paths = {id(m): p for p, m in self._modules.items()}
         self._attention = self._attention_names()
+        self._looks_back: dict[str, bool] = {}
 
     def __reduce__(self) -> Any:
         """For a worker's process: weights, tokenizer and certificate travel; locks, hooks and caches are made anew."""
@@ -347,6 +349,12 @@ class TorchRunner:
         value = value.transpose(1, 2) if site.kind == "rotary" else value
         rows = as_rows(value, None, session.cells(site.rows), inputs.batch.index.get(site.rows), site.rows == "example")
         return Activations(rows, site.axes, site=site.name, index=session.table(site.rows), space=site.rows)
+
+    def looks_back(self, space: str = "") -> bool:
+        """Does a row of this row space depend on earlier rows alone (causal attention)?"""
+        if space not in self._looks_back:
+            self._looks_back[space] = looks_back(self, space)
+        return self._looks_back[space]
 
     def gradient_site(self, name: str) -> str:
         """Where a site's whole gradient is seen: a sum of stream and write is no module, so it is taken at the write."""
