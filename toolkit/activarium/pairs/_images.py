@@ -86,8 +86,8 @@ def images(
         )
     if metric is None:
         metric = logit_difference(*_classes(model, seen, answers, foils, None if partners is None else _seen(model, clean.with_(partners))))
-    sides = ({"pixel_values": clean.prepared(v)} for v in (clean.values, made))
-    return pairs(model, *sides, metric, name=name or f"images {how}")
+    before, after = ({"pixel_values": clean.prepared(v)} for v in (clean.values, made))
+    return pairs(model, before, after, metric, name=name or f"images {how}")
 
 
 def _seen(model: Any, pictures: Pictures) -> np.ndarray | None:
