@@ -77,7 +77,7 @@ def test_several_metrics_from_one_forward(llama):
     assert torch.equal(rec.metric["gap"], torch.stack([logits[0, -1, 1] - logits[0, -1, 3], logits[1, -1, 2] - logits[1, -1, 4]]))
     assert torch.allclose(rec.metric["own"], logits[:, -1].log_softmax(-1)[[0, 1], [1, 2]])
     assert torch.equal(rec.metric["first"], logits[:, 0, 0])
-    with pytest.raises(InputError, match="reads position 7; the shortest example has 5 rows"):
+    with pytest.raises(InputError, match="reads position 7; example 0 has 5 rows"):
         llama.run(IDS, metrics=Metric(lambda x: x[:, 0], position=7))
 
 

@@ -19,15 +19,18 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from activarium import analyses as analyses
     from activarium import edits as edits
+    from activarium import metrics as metrics
     from activarium import summaries as summaries
     from activarium import testing as testing
     from activarium import widgets as widgets
     from activarium.activations import Activations as Activations
     from activarium.capture import load as load
     from activarium.capture import wrap as wrap
+    from activarium.pairs import pairs as pairs
     from activarium.recording import Recording as Recording
     from activarium.results import identical as identical
     from activarium.results import load as load_result  # noqa: F401
+    from activarium.rules import Rules as Rules
     from activarium.store import open_store as open  # noqa: F401
     from activarium.summaries import Survey as Survey
     from activarium.summaries import load_survey as load_survey
@@ -43,6 +46,7 @@ _NAMES = {
     "Activations": "activarium.activations:Activations",
     "Cluster": "activarium.workflows.cluster:Cluster",
     "Recording": "activarium.recording:Recording",
+    "Rules": "activarium.rules:Rules",
     "Survey": "activarium.summaries:Survey",
     "analyses": "activarium.analyses",
     "atlas": "activarium.workflows.atlas:atlas",
@@ -52,7 +56,9 @@ _NAMES = {
     "load": "activarium.capture:load",
     "load_result": "activarium.results:load",
     "load_survey": "activarium.summaries:load_survey",
+    "metrics": "activarium.metrics",
     "open": "activarium.store:open_store",
+    "pairs": "activarium.pairs",  # likewise
     "plan": "activarium.workflows.capture:plan",
     "show": "activarium.widgets:show",
     "summaries": "activarium.summaries",
@@ -64,27 +70,28 @@ _NAMES = {
 __all__ = [*_NAMES, "__version__"]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
 
 
+# Room → what a call of it means: `act.capture(…)` and the room `activarium.capture` share a name.
+_CALLS = {"capture": "activarium.workflows.capture:capture", "pairs": "activarium.pairs._pairs:pairs"}
+
+
 class _CallableRoom(ModuleType):
-    """The room `activarium.capture` and the call `act.capture(…)` share a name: the room answers to both."""
+    """A room that answers to a call as well: `act.capture(…)`, `act.pairs(…)`."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        """Run a model over data and keep what was read: see `activarium.workflows.capture.capture`."""
-        return self._workflow(*args, **options)
+        """See the function of the same name."""
+        return self.__wrapped__(*args, **options)
 
     @property
-    def _workflow(self) -> Any:
-        return import_module("activarium.workflows.capture").capture
-
-    @property
-    def __wrapped__(self) -> Any:  # so that editors and `help` show the signature of the workflow
-        return self._workflow
+    def __wrapped__(self) -> Any:  # so that editors and `help` show the signature of the function
+        place, _, function = _CALLS[self.__name__.rpartition(".")[2]].partition(":")
+        return getattr(import_module(place), function)
 
 
 class _FrontDoor(ModuleType):
-    """Python binds a room here whenever anything imports it first; that moment is used to make `capture` callable."""
+    """Python binds a room here whenever anything imports it first; that moment is used to make some of them callable."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "capture" and type(value) is ModuleType:
+        if name in _CALLS and type(value) is ModuleType:
             value.__class__ = _CallableRoom
         super().__setattr__(name, value)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -204,6 +204,26 @@ class Keep(Edit):
     def change(self, values: Tensor) -> Tensor:
         kept = values.abs().topk(min(self.top_k, values.shape[-1]), dim=-1).indices
         return torch.zeros_like(values).scatter(-1, kept, values.gather(-1, kept))
+
+
+@dataclass(frozen=True)
+class Replace(Edit):
+    """Replace by what a function makes of the values, `row …` to the same shape. The only edit that is no plain data.
+
+    The function is called in the forward, in the order of the sites, so it may also look at values and remember them.
+    """
+
+    site: str
+    by: Callable[[Tensor], Tensor]
+
+    def change(self, values: Tensor) -> Tensor:
+        new = self.by(values)
+        if new.shape != values.shape:
+            raise InputError(f"Replace at {self.site} made shape {tuple(new.shape)} of {tuple(values.shape)}; wanted the same.")
+        return new.to(values.dtype)
+
+    def to_json(self) -> dict[str, Any]:
+        raise InputError(f"Replace at {self.site} holds a function, which cannot be saved. Use Set, Add or Affine for edits that travel.")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,15 @@ class Runner(Protocol):
     """A loaded model with named sites."""
 
     name: str
+    sites: Mapping[str, Any]
+
+    def inputs(self, data: Any, **options: Any) -> Any:
+        """Encode examples without padding."""
+        ...
+
+    def looks_back(self, space: str = "") -> bool:
+        """Does a row depend on earlier rows alone?"""
+        ...
 
     def run(self, inputs: Any, read: str | Sequence[str] = (), *, edits: Sequence[Edit] = (), **options: Any) -> Recording:
         """One forward: what was read, after the edits."""

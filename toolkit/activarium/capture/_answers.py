@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,14 +50,16 @@ class Answers:
 
     def __init__(self, model: TorchRunner, session: Session, output: Any) -> None:
         self.model, self.session, self.output = model, session, output
-        self.provenance = Provenance(
-            {
-                "model": lambda: model.identity,
-                "inputs": session.batch.inputs.describe,
-                "batch": lambda: {s: list(n) for s, n in session.batch.shape.items()},
-                "eager_blocks": lambda: list(session.seat.eager),
-            }
-        )
+        fields: dict[str, Callable[[], Any]] = {
+            "model": lambda: model.identity,
+            "inputs": session.batch.inputs.describe,
+            "batch": lambda: {s: list(n) for s, n in session.batch.shape.items()},
+            "eager_blocks": lambda: list(session.seat.eager),
+        }
+        if session.rules is not None:
+            report = session.rules.report()
+            fields["rules"] = lambda: report
+        self.provenance = Provenance(fields)
 
     def recording(self, names: Sequence[str], metrics: Any) -> Recording:
         """Everything asked for, with logits where the forward reached them."""
@@ -163,14 +166,14 @@ class Answers:
         named = {metrics.name: metrics} if isinstance(metrics, Metric) else dict(metrics)
         logits = answer.tensor
         if answer.axes[0] == "example":
-            return {name: m.read(logits) for name, m in named.items()}
+            return {name: m.of(logits) for name, m in named.items()}
         spans = [answer.index.span(e) for e in answer.index.examples]  # type: ignore[union-attr]
-        shortest = min(s.stop - s.start for s in spans)
-        for name, m in named.items():
-            if not -shortest <= m.position < shortest:
-                raise InputError(f"Metric {name!r} reads position {m.position}; the shortest example has {shortest} rows.")
-        rows = {name: [s.stop + m.position if m.position < 0 else s.start + m.position for s in spans] for name, m in named.items()}
-        return {name: m.read(logits[rows[name]]) for name, m in named.items()}
+        starts = np.array([s.start for s in spans])
+        return {name: m.of(self._rows_read(m, logits, starts, spans)) for name, m in named.items()}
+
+    def _rows_read(self, metric: Metric, logits: Tensor, starts: np.ndarray, spans: Sequence[slice]) -> Tensor:
+        rows = starts[:, None] + metric.places([s.stop - s.start for s in spans])
+        return logits[torch.as_tensor(rows if isinstance(metric.position, tuple) else rows[:, 0])]
 
     def _gradients(self, recording: Recording, metric: str) -> Recording:
         seen = list(self.session.raw)

@@ -10,6 +10,7 @@ import torch
 
 from activarium import _recorded
 from activarium.errors import InputError
+from activarium.progress import progress_bar, say
 from activarium.recording import Recording
 from activarium.store import SHARD_BYTES, Store, StoreWriter, named, open_store, torch_dtype
 from activarium.workflows.batch_plan import BATCH_TOKENS, Batch, portions
@@ -17,7 +18,6 @@ from activarium.workflows.capture_cluster import capture_on
 from activarium.workflows.capture_plan import CapturePlan, make_plan
 from activarium.workflows.capture_stream import MemorySink, Reader, Sink, Stream
 from activarium.workflows.cluster import Cluster, cluster_of
-from activarium.workflows.progress import progress_bar, say
 
 Part = Sequence[tuple[int, Batch]]  # batches that share shards, each with its place in the plan
 

@@ -10,6 +10,7 @@ import numpy as np
 from activarium import _recorded
 from activarium.activations import Activations
 from activarium.errors import AxisError, CapacityError, InputError, UnknownSite, unknown
+from activarium.progress import progress_bar, say
 from activarium.recording import Recording, matching
 from activarium.rows import Rows
 from activarium.store import Store
@@ -17,7 +18,6 @@ from activarium.summaries import Summary, Survey
 from activarium.workflows.batch_plan import BATCH_TOKENS
 from activarium.workflows.capture_plan import CapturePlan, free_memory, make_plan
 from activarium.workflows.cluster import Cluster, cluster_of
-from activarium.workflows.progress import progress_bar, say
 from activarium.workflows.survey_parts import part_count, survey_batches, survey_model_on, survey_parts, survey_store_on
 
 

@@ -1,0 +1,1 @@
+"""Which activations cause an answer: exact patching, and what approximates it."""
