@@ -128,7 +128,7 @@ def raster(nodes: Sequence[str], edges: np.ndarray, values: np.ndarray, row: np.
     for i in np.argsort(np.abs(values)):
         start, end = spot[edges[i, 0]], spot[edges[i, 1]]
         share = np.linspace(0, 1, int(FINE * np.abs(end - start).max()) + 2)[:, None]
-        _dots(fine, start * (1 - share) + end * share, wide[i] / 2, paint[i])
+        _dots(fine, start * (1 - share) + end * share, float(wide[i]) / 2, paint[i])
     _dots(fine, spot, 4, np.array([34, 34, 34]))
     pixels = fine.reshape(height, FINE, WIDTH, FINE, 3).mean((1, 3)).round().astype(np.uint8)
     return _named(pixels, [_end(n, int(WIDTH / (row == r).sum() / 6)) for n, r in zip(nodes, row, strict=True)], spot)
