@@ -264,6 +264,21 @@ def test_scribes_name_reader_tells_later_queries_where_to_look() -> None:
     assert abs(keys) < 0.1 * effect
 
 
+@pytest.mark.slow  # TransformerLens takes seconds to import
+@pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")  # told to whoever makes one
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
+@pytest.mark.parametrize("kind", ["hooked", "bridge"])
+def test_transformerlens_models_have_the_same_paths(family: str, kind: str) -> None:
+    from ...capture import lens_models
+
+    plain, twin = made(family), act.wrap(*getattr(lens_models, kind)(family), certify=False)
+    for receivers in ("logits", "blocks.1.attn.k"):
+        for freeze_mlps in (False, True):
+            a, b = (path_patching(m, pairs_of(m), receivers=receivers, freeze_mlps=freeze_mlps) for m in (plain, twin))
+            assert np.allclose(a.per_example, b.per_example, atol=1e-4 * np.abs(a.per_example).max())
+            assert (a.masks["known_zero"] == b.masks["known_zero"]).all()
+
+
 def test_the_model_is_left_as_it_was() -> None:
     model = made("gpt2")
     pairs = pairs_of(model)
