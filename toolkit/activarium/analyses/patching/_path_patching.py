@@ -11,7 +11,7 @@ from torch import Tensor
 
 from activarium.analyses.patching.grids import grid
 from activarium.analyses.patching.nodes import Columns, Family, Positions, family
-from activarium.analyses.patching.paths import Receiver, Receivers, held_sites, place, reaches, receivers_of
+from activarium.analyses.patching.routes import Receiver, Receivers, held_sites, place, reaches, receivers_of
 from activarium.analyses.patching.sides import Sides, Totals, joined, measured
 from activarium.analyses.patching.zeros import known_zero
 from activarium.edits import Edit, Set
