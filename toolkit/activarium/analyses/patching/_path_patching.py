@@ -66,7 +66,11 @@ def path_patching(
         MissingSite: A head cannot be held.
 
     Source:
-        Wang et al. 2022, Interpretability in the Wild, arXiv:2211.00593, section 3.1 and appendix B.
+        Wang et al. 2022, Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 small, arXiv:2211.00593.
+
+    Differs:
+        With `freeze_mlps=True` the path is a single edge: the receiver's input is the base run's stream plus the sender's change, through
+        the true norm rather than one with a frozen scale.
 
     Example:
         >>> import activarium as act

@@ -64,6 +64,8 @@ def reader(model: Any, inputs: Any, metric: Metric, recording: Any, last: str, n
     else:
         direction, bias, value = _before_cap(model, metric, slopes, picked, out, recording.logits, cap)
     rows = (direction != 0).any(-1).nonzero().flatten()
+    if not len(rows):
+        raise InputError(f"Metric {metric.name!r} does not depend on the logits: nothing can be attributed. Is every answer its own foil?")
     example = np.asarray(recording[last].index["example"], dtype=int)[rows.numpy()]
     before = recording[last].tensor.detach().cpu().double()[rows]
     stack = model.anatomy.stacks[recording[norm].space]
