@@ -87,8 +87,11 @@ def scored(
         parts.append(part)
     columns = Columns(pairs, found.space, positions)
     zero = known_zero(model, sides, found, columns)
+    effects = _padded(parts)
+    # Two runs of one input may take different kernels, of which one keeps a graph: what cannot have an effect has exactly none.
+    effects[np.broadcast_to(zero[..., None], effects.shape)] = 0.0
     kept = {"title": title, "normalise": normalise, "unsigned": unsigned, "notes": notes()}
-    return grid(found, columns, _padded(parts), zero, sides, joined(totals), **kept)
+    return grid(found, columns, effects, zero, sides, joined(totals), **kept)
 
 
 def products(family: Family, site: str, slope: Tensor, base: Any, source: Any) -> Tensor:
