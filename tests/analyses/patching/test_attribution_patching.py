@@ -92,8 +92,7 @@ def test_exact_where_all_that_follows_is_affine():
     assert near(attribution_patching(model, pairs, site).values, activation_patching(model, pairs, site, reuse=False).values)
 
 
-def test_a_zero_source_is_minus_gradient_times_input():
-    """By hand from autograd of a plain forward: the score toward a source that is nearly all zero."""
+def test_the_score_is_the_gradient_of_a_plain_forward_times_the_difference():
     hf, tokenizer = tiny.net("gpt2")
     model = act.wrap(hf, tokenizer, certify=False)
     pairs = tiny.pairs(model, tiny.CLEAN[:1], tiny.CORRUPT[:1])
@@ -105,7 +104,7 @@ def test_a_zero_source_is_minus_gradient_times_input():
 
     handle = hf.transformer.h[1].mlp.register_forward_hook(keep)
     ids = [tokenizer(t, return_tensors="pt").input_ids for t in (tiny.CORRUPT[0], tiny.CLEAN[0])]
-    logits = [hf(i).logits[0, -1] for i in ids][0]
+    logits, _ = (hf(i).logits[0, -1] for i in ids)
     handle.remove()
     metric = logits[tokenizer.convert_tokens_to_ids("Anna")] - logits[tokenizer.convert_tokens_to_ids("Tom")]
     (gradient,) = torch.autograd.grad(metric, kept[0])

@@ -180,7 +180,7 @@ class Answers:
             raise InputError("Nothing was read that a gradient can reach; name sites in read=…, such as 'blocks.*.resid_post'.")
         raw = list(self.session.raw.values())
         shut = [self.model.site(n).name for n in closed]
-        with self._closed(shut):
+        with self._closed(shut, closed):
             found = torch.autograd.grad(recording.metric[metric].sum(), raw, retain_graph=True, allow_unused=True)
         grads = {n: torch.zeros_like(r) if g is None else g for n, r, g in zip(seen, raw, found, strict=True)}
         names = [n for n in recording if self._has_gradient(n)]
@@ -189,9 +189,9 @@ class Answers:
         return Recording(sites, recording.rows, {**recording.provenance, "gradient_of": metric}, recording._aliases)
 
     @contextmanager
-    def _closed(self, sites: Sequence[str]) -> Iterator[None]:
+    def _closed(self, sites: Sequence[str], asked: Sequence[str]) -> Iterator[None]:
         """No gradient passes these sites. The node that made a value is stopped, not the value: what arrives there is still seen."""
-        missing = [s for s in sites if s not in self.session.raw]
+        missing = [name for name, site in zip(asked, sites, strict=True) if site not in self.session.raw]
         if missing:
             raise InputError(f"{missing[0]} was not read, so no backward can be closed there. Name it in read=….")
         makers = [self.session.raw[s].grad_fn for s in sites]

@@ -63,10 +63,11 @@ class Way:
 
     def multipliers(self, model: Any, sides: Sides, sites: Sequence[str], source: Any) -> tuple[Mapping[str, Tensor], Any]:
         """Mean gradient per site, and the base run."""
-        base = sides.run(model, sides.base, [*sites, *self.entries])
+        read = [*dict.fromkeys([*sites, *self.entries])]
+        base = sides.run(model, sides.base, read)
         self._whole += float(np.abs(measured(source) - measured(base)).sum())
         if self.entries:
-            slopes = self._mean(model, sides, self.entries, [*sites, *self.entries], base, source)
+            slopes = self._mean(model, sides, self.entries, read, base, source)
             self._account("inputs", sides, self.entries, slopes, base, source, measured(source) - measured(base))
             return slopes, base
         slopes = {}
