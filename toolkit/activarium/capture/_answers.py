@@ -51,14 +51,16 @@ class Answers:
 
     def __init__(self, model: TorchRunner, session: Session, output: Any) -> None:
         self.model, self.session, self.output = model, session, output
-        self.provenance = Provenance(
-            {
-                "model": lambda: model.identity,
-                "inputs": session.batch.inputs.describe,
-                "batch": lambda: {s: list(n) for s, n in session.batch.shape.items()},
-                "eager_blocks": lambda: list(session.seat.eager),
-            }
-        )
+        fields: dict[str, Callable[[], Any]] = {
+            "model": lambda: model.identity,
+            "inputs": session.batch.inputs.describe,
+            "batch": lambda: {s: list(n) for s, n in session.batch.shape.items()},
+            "eager_blocks": lambda: list(session.seat.eager),
+        }
+        if session.rules is not None:
+            report = session.rules.report()
+            fields["rules"] = lambda: report
+        self.provenance = Provenance(fields)
 
     def recording(self, names: Sequence[str], metrics: Any) -> Recording:
         """Everything asked for, with logits where the forward reached them."""

@@ -258,11 +258,11 @@ def changes(branches: Branches) -> np.ndarray:
         if (branches.part >= 0).any()
         else None
     )
-    some = differs.any(1)
+    some: Any = differs.any(1)
     first = branches.starts[branches.example]
     rows = first + np.maximum(branches.position, 0)
     one = differs[rows] if cells is None else differs[rows] & cells
-    found = np.asarray(one.any(1))
+    found = np.asarray(one.any(1)).copy()
     for i in np.flatnonzero(branches.position < 0):
         span = slice(first[i], first[i] + branches.lengths[branches.example[i]])
         found[i] = (some[span] if branches.part[i] < 0 else differs[span, branches.part[i]]).any()

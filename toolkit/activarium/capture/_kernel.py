@@ -64,7 +64,8 @@ class Seat:
     @property
     def taken(self) -> bool:
         """Does anybody want anything here?"""
-        return bool(self._watch or self.reads or self._edits)
+        rules = self.session.rules
+        return bool(self._watch or self.reads or self._edits or (rules and rules.seated))
 
     @property
     def wanted(self) -> tuple[list[str], list[str]]:
@@ -89,6 +90,8 @@ class Seat:
             spec = describe(module, q, k, mask, options, self.model.eager, spans)
             self.specs[name] = replace(spec, edited=bool(changing))
         self.session.stop_at(f"{name}.q_rot", f"{name}.k_rot", f"{name}.v")
+        if self.session.rules is not None:
+            q, k, v = self.session.rules.attended(path, q, k, v)
         z, weights = (self._eagerly(name, q, k, v, spans, changing), None) if changing else kernel(module, q, k, v, mask, **options)
         z = self._rotated(f"{name}.z", z.transpose(1, 2)).transpose(1, 2)
         self.session.stop_at(f"{name}.z")
