@@ -70,7 +70,7 @@ def ioi(
 
     Source:
         The task: Wang et al. 2022, Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 small,
-        arXiv:2211.00593, section 2. Frames and word lists are our own.
+        arXiv:2211.00593. Frames and word lists are our own.
 
     Example:
         >>> import activarium as act

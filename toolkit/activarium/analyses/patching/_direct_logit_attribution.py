@@ -56,8 +56,8 @@ def direct_logit_attribution(
         MissingSite: A site or weight that is needed is missing; with `heads=False` fewer are.
 
     Source:
-        Elhage et al. 2021, A Mathematical Framework for Transformer Circuits, transformer-circuits.pub (logit attribution);
-        per source token as in Wang et al. 2022, arXiv:2211.00593, section 3.
+        Elhage et al. 2021, A Mathematical Framework for Transformer Circuits, transformer-circuits.pub: the stream as a sum, read by
+        the unembedding. Shares by token follow from each head's mix being `sum_j pattern_j v_j`.
 
     Differs:
         Soft-capped logits are attributed before the cap, which is no sum; `diagnostics` name the cap. Norms and scales that follow
