@@ -31,7 +31,7 @@ def test_other_pairs_are_refused(case):
     model, pairs = case
     grid = act.analyses.attribution_patching(model, pairs, "blocks.*.mlp.out")
     with pytest.raises(InputError, match="made from 2 pairs by 'logit_difference'; these are 1 pairs"):
-        act.explore(grid, model, pairs.select([0])).measure({"layer": 0, "position": 0})
+        act.explore(grid, model, pairs.select([0])).measure({"layer": 0, "position": 4})
     stranger = grid.with_(diagnostics={})
     with pytest.raises(InputError, match="it was not made by patching nodes"):
-        act.explore(stranger, model, pairs).measure({"layer": 0, "position": 0})
+        act.explore(stranger, model, pairs).measure({"layer": 0, "position": 4})
