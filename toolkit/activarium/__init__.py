@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from activarium import analyses as analyses
     from activarium import edits as edits
     from activarium import metrics as metrics
-    from activarium import pairs as pairs
     from activarium import summaries as summaries
     from activarium import testing as testing
     from activarium import widgets as widgets
     from activarium.activations import Activations as Activations
     from activarium.capture import load as load
     from activarium.capture import wrap as wrap
+    from activarium.pairs import pairs as pairs
     from activarium.recording import Recording as Recording
     from activarium.results import identical as identical
     from activarium.results import load as load_result  # noqa: F401
