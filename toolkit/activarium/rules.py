@@ -91,14 +91,32 @@ PRESETS: Mapping[str, Rules] = MappingProxyType(
 )
 
 
-def as_rules(given: Rules | str) -> Rules:
+@dataclass(frozen=True)
+class Secant:
+    """Slopes between two inputs in the place of gradients: the second half of a batch is the reference of the first half.
+
+    With them, differences at any cut through the model times the gradients there add up to the difference of the metric exactly, for
+    metrics linear in logits (DeepLIFT's summation to delta). They price joint changes: no stand-in for patching single nodes.
+
+    Source:
+        Shrikumar et al. 2017, Learning Important Features Through Propagating Activation Differences, arXiv:1704.02685 (rescale rule).
+
+    Differs:
+        Norms, softmax and products follow secants of their own (variance to scale, logarithmic means of shares, mean operands), so that
+        sums stay exact and slopes bounded.
+    """
+
+    name = "secant"
+
+
+def as_rules(given: Rules | Secant | str) -> Rules | Secant:
     """Rules as they are, or by name.
 
     Raises:
         UnknownName: No set has this name.
         InputError: Neither rules nor a name.
     """
-    if isinstance(given, Rules):
+    if isinstance(given, (Rules, Secant)):
         return given
     if not isinstance(given, str):
         raise InputError(f"rules={given!r} is neither a Rules nor the name of a set. Known sets: {', '.join(PRESETS)}.")

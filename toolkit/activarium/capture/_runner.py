@@ -18,6 +18,7 @@ from activarium.activations import Activations
 from activarium.branches import Branches
 from activarium.capture import _weights
 from activarium.capture._answers import Answers, needed, needs_kernel
+from activarium.capture._bound import bound_rules
 from activarium.capture._branches import run_branches
 from activarium.capture._encode import Encoder
 from activarium.capture._inputs import Batch, Inputs
@@ -25,14 +26,13 @@ from activarium.capture._interface import watching
 from activarium.capture._looks_back import looks_back
 from activarium.capture._probe import Anatomy
 from activarium.capture._resume import Resume
-from activarium.capture._rules import bound_rules
 from activarium.capture._session import Keep, Session, Stop, as_rows
 from activarium.capture._sites import Place, Site
 from activarium.edits import Edit
 from activarium.errors import InputError, unknown
 from activarium.metrics import Metric
 from activarium.recording import Recording
-from activarium.rules import Rules
+from activarium.rules import Rules, Secant
 
 if TYPE_CHECKING:
     from activarium.capture._certify import Certificate
@@ -217,7 +217,7 @@ class TorchRunner:
         stop_after: str | None = None,
         bos: Any = "tokenizer",
         keep: Keep | None = None,
-        rules: Rules | str | None = None,
+        rules: Rules | Secant | str | None = None,
     ) -> Recording:
         """One forward over one right-padded batch: read sites after edits, measure the answer.
 
@@ -318,7 +318,7 @@ class TorchRunner:
         stop_after: str | None,
         forward: Callable[..., Any],
         keep: Keep | None = None,
-        rules: Rules | str | None = None,
+        rules: Rules | Secant | str | None = None,
     ) -> Recording:
         if self.torch_module.training:
             raise InputError(f"{self.name} is in training mode, where dropout changes what is read. Call model.torch_module.eval() first.")
