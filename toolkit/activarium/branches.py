@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from activarium.edits import Replace
+from activarium.metrics import Metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,3 +62,37 @@ class Branches:
         lines = torch.arange(len(values), device=source.device)
         values[lines, chosen] = source[lines, chosen]
         return owner, position, torch.where((chosen < 0).view(-1, *[1] * (values.ndim - 1)), source, values)
+
+
+def run_whole(
+    model: Any,
+    inputs: Any,
+    branches: Sequence[Branches],
+    metric: Metric,
+    *,
+    batch: int = 64,
+    advance: Callable[[int], Any] = lambda _: None,
+) -> list[np.ndarray]:
+    """The metric of every branch, each run as a whole forward with nothing reused: what all shortcuts are held against."""
+    found = []
+    for one in branches:
+        parts = [np.empty(0)]
+        for start in range(0, len(one), batch):
+            some = one.take(np.arange(start, min(start + batch, len(one))))
+            parts.append(_run(model, inputs, some, metric))
+            advance(len(some))
+        found.append(np.concatenate(parts))
+    return found
+
+
+def _run(model: Any, inputs: Any, some: Branches, metric: Metric) -> np.ndarray:
+    many = inputs.select(some.example).numbered(0)
+    owner, position, values = some.changes()
+    starts = np.r_[0, np.cumsum(some.lengths[some.example])[:-1]]
+    rows = torch.as_tensor(starts[owner] + position, device=values.device)
+
+    def put(old: Tensor) -> Tensor:
+        return old.index_copy(0, rows, values.to(old.dtype))
+
+    recording = model.run(many, edits=[Replace(some.site, put)], metrics={"metric": metric.select(some.example)})
+    return recording.metric["metric"].detach().double().cpu().numpy()

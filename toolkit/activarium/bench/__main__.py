@@ -13,6 +13,7 @@ from typing import Any
 
 from activarium.bench._arrow import one_site
 from activarium.bench._memory import peaks
+from activarium.bench._patching import against_depth, grids, relevance
 from activarium.bench._patterns import patterns
 from activarium.bench._rows import fixed_cost, import_time, in_memory, to_disk
 from activarium.bench._shapes import GPT2_SMALL, SMALLER, scribe
@@ -20,7 +21,21 @@ from activarium.bench._survey import surveys
 from activarium.bench._timing import Row, markdown
 
 Parts = dict[str, Callable[[], list[Row]]]
-PARTS = ("import", "run", "scribe", "memory", "peak", "patterns", "survey", "scribe-disk", "disk", "arrow")
+PARTS = (
+    "import",
+    "run",
+    "scribe",
+    "memory",
+    "peak",
+    "patterns",
+    "survey",
+    "scribe-disk",
+    "disk",
+    "arrow",
+    "patching",
+    "depth",
+    "relevance",
+)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -73,6 +88,9 @@ def parts(small: bool, rounds: int, batches: int) -> Parts:
         "scribe-disk": lambda: to_disk(bundled, (32, 32), 8, rounds, "scribe's shape"),
         "disk": lambda: to_disk(large, half, batches, min(rounds, 2), name, goals),
         "arrow": lambda: one_site(large, half, 2 * batches, min(rounds, 2), name),
+        "patching": lambda: grids(large, min(rounds, 2), name),
+        "depth": lambda: against_depth(large, min(rounds, 3)),
+        "relevance": lambda: relevance(large, rounds, name),
     }
 
 

@@ -10,12 +10,15 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from activarium.activations import Activations
+from activarium.branches import Branches
 from activarium.capture import _weights
 from activarium.capture._answers import Answers, needed, needs_kernel
+from activarium.capture._branches import run_branches
 from activarium.capture._encode import Encoder
 from activarium.capture._inputs import Batch, Inputs
 from activarium.capture._interface import watching
@@ -444,6 +447,30 @@ class TorchRunner:
             return Resume(self).run(
                 self.inputs(inputs), at, values, read, edits=edits, metrics=metrics, grad=grad, start=start, cached_kv=cached_kv
             )
+
+    def branches(
+        self,
+        inputs: Any,
+        branches: Sequence[Branches],
+        metric: Metric,
+        *,
+        memory: int = 1 << 30,
+        advance: Callable[[int], Any] = lambda _: None,
+    ) -> tuple[list[np.ndarray], dict[str, Any]]:
+        """The metric of many variants of one forward, of which only what differs is run.
+
+        Args:
+            inputs: The inputs of the base forward.
+            branches: The variants, one set per site.
+            metric: What is measured of each.
+            memory: Bytes that the streams of variants run together may take.
+            advance: Called with the number of variants just run.
+
+        Returns:
+            The metric per variant, in the order given, and what it cost.
+        """
+        with self._lock:
+            return run_branches(self, self.inputs(inputs), branches, metric, memory, advance)
 
     def __repr__(self) -> str:
         stacks = ", ".join(f"{len(s.blocks)} blocks{' of ' + n if n else ''}" for n, s in self.anatomy.stacks.items())

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from activarium.analyses.patching.exact import branches_of, run_whole
+from activarium.analyses.patching.cells import branches_of
 from activarium.analyses.patching.grids import grid
 from activarium.analyses.patching.nodes import Columns, Family, Positions, family
 from activarium.analyses.patching.sides import Sides, Totals, measured
 from activarium.analyses.patching.zeros import known_zero
-from activarium.branches import Branches
+from activarium.branches import Branches, run_whole
 from activarium.errors import InputError
 from activarium.pairs import Pairs
 from activarium.progress import progress_bar

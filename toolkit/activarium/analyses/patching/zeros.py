@@ -20,8 +20,8 @@ ALL_OF_MLP = ("mlp.in", "mlp.pre", "mlp.act", "mlp.up", "mlp.post", "mlp.proj", 
 def known_zero(model: Any, sides: Sides, family: Family, columns: Columns) -> np.ndarray:
     """Boolean `pair layer column`: patching there cannot change the metric.
 
-    In a causal model, rows before the first differing token hold the same values in both runs. In the last block, rows that the
-    answer does not read have no path to it.
+    In a causal model, rows before the first differing token hold the same values in both runs, and rows after the last one that the
+    metric reads do not reach it. In the last block, rows that the answer does not read have no path to it.
     """
     pairs = sides.pairs
     width = 1 if columns.index is None else columns.index.shape[1]
@@ -33,6 +33,8 @@ def known_zero(model: Any, sides: Sides, family: Family, columns: Columns) -> np
     if family.space in pairs.first_difference and model.looks_back(family.space):
         alike = _same_inputs(sides, [s for s in pairs.spaces if s != family.space])  # what a decoder sees of its encoder
         zero |= (alike[:, None] & (columns.index < pairs.first_difference[family.space][:, None]))[:, None]
+        if model.sites["logits"].rows == family.space:
+            zero |= (columns.index > pairs.metric.places(columns.lengths).max(1)[:, None])[:, None]
     last = np.array([_last_own_row(model, site) for site in family.sites])
     if last.any():
         unread = ~_read(model, sides, family.space, columns)

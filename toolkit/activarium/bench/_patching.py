@@ -1,0 +1,124 @@
+"""Exact patching grids beside TransformerLens' own loop on the same weights, and how their cost grows with depth."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from activarium.bench._peers import hooked_transformer
+from activarium.bench._shapes import tokens, wrapped
+from activarium.bench._timing import Row, absent, interleaved, ratio
+
+PAIRS, ROWS, LATE = 8, 15, 10
+
+
+def grids(config: dict[str, Any], rounds: int, name: str) -> list[Row]:
+    """Seconds of TransformerLens' loop over ours, for a layer × position grid of the residual stream."""
+    what = f"exact patching grid, {name}, {config['n_layer']} blocks × {ROWS} positions, {PAIRS} pairs: TransformerLens' loop / ours"
+    try:
+        import transformer_lens  # noqa: F401
+    except ImportError:
+        return [absent(what, "transformer-lens is not installed", "≥ 30")]
+    shapes = (("texts differ from token 10 on", LATE, "≥ 30"), ("no token shared", 0, "≥ 4"))
+    os.environ["TQDM_DISABLE"] = "1"  # their loop draws a bar for every grid
+    hf_model, model = wrapped(config)
+    lens = hooked_transformer(hf_model, config)
+    return [_beside(model, lens, config, f"{what}, {words}", first, goal, rounds) for words, first, goal in shapes]
+
+
+def _beside(model: Any, lens: Any, config: dict[str, Any], what: str, first: int, goal: str, rounds: int) -> Row:
+    import torch
+
+    import activarium as act
+
+    pairs, (clean, corrupt), (answers, foils) = _pairs(model, config, first)
+    from transformer_lens import patching
+
+    def metric(logits: Any) -> Any:
+        rows = torch.arange(PAIRS)
+        return (logits[rows, -1, answers] - logits[rows, -1, foils]).mean()
+
+    def theirs() -> Any:
+        base = metric(lens(corrupt))
+        _, cache = lens.run_with_cache(clean)
+        return patching.get_act_patch_resid_pre(lens, corrupt, cache, metric) - base
+
+    def ours() -> Any:
+        return act.analyses.activation_patching(model, pairs, "blocks.*.resid_pre", progress=False)
+
+    # Both must have calculated the same thing; what sizes differ by is the two libraries' rounding.
+    mine, other = ours(), theirs().detach().double().numpy()
+    gap = float(abs(mine.values - other).max())
+    size = max(abs(mine.diagnostics["clean"]), abs(mine.diagnostics["corrupt"]), 1e-9)
+    assert gap < 1e-4 * size, f"the two grids differ by {gap:.2g}, metrics are {size:.2g}"
+    times = interleaved({"TransformerLens": theirs, "ours": ours}, max(1, rounds))
+    spent = mine.diagnostics
+    note = (
+        f"largest difference of a cell {gap:.1e} (metric {size:.2g}); {spent['cells']} cells run, {int(mine.masks['known_zero'].sum())} of "
+        f"{mine.values.size} known to be zero; blocks were run on {spent['block_rows']:,} rows, whole forwards would take {spent['whole_block_rows']:,}"
+    )
+    return ratio(what, times, "TransformerLens", "ours", goal, note)
+
+
+def _pairs(model: Any, config: dict[str, Any], first: int) -> tuple[Any, tuple[Any, Any], tuple[Any, Any]]:
+    """Random tokens; the two sides share those before `first`."""
+    import activarium as act
+
+    clean, corrupt, ends = (tokens(config, shape, seed) for shape, seed in (((PAIRS, ROWS), 0), ((PAIRS, ROWS), 1), ((2, PAIRS), 2)))
+    corrupt[:, :first] = clean[:, :first]
+    return act.pairs(model, clean, corrupt, act.metrics.logit_difference(ends[0], ends[1])), (clean, corrupt), (ends[0], ends[1])
+
+
+def against_depth(config: dict[str, Any], rounds: int) -> list[Row]:
+    """How the cost of a grid grows with the number of blocks, in plain forwards over the same pairs."""
+    import activarium as act
+
+    found = []
+    for depth in (4, 8, 16, 32):
+        shape = config | {
+            "n_layer": depth,
+            "n_embd": min(config["n_embd"], 256),
+            "n_head": 4,
+            "vocab_size": min(config["vocab_size"], 5000),
+        }
+        _, model = wrapped(shape)
+        pairs, *_ = _pairs(model, shape, 0)
+        ids = pairs.clean
+        calls = {
+            "grid": lambda m=model, p=pairs: act.analyses.activation_patching(m, p, "blocks.*.resid_pre", progress=False),
+            "forward": lambda m=model, i=ids: m.run(i),
+        }
+        times = interleaved(calls, max(1, rounds))
+        cells = depth * ROWS
+        row = ratio(
+            f"exact grid of {depth} blocks × {ROWS} positions (d_model {shape['n_embd']}), no token shared / plain forward",
+            times,
+            "grid",
+            "forward",
+        )
+        row.note = f"{cells} cells a pair: {cells / row.value:.1f} cells for the price of a forward" if row.value else ""
+        found.append(row)
+    return found
+
+
+def relevance(config: dict[str, Any], rounds: int, name: str) -> list[Row]:
+    """Wall time of relevance patching over attribution patching on the same nodes."""
+    import activarium as act
+
+    _, model = wrapped(config)
+    pairs, *_ = _pairs(model, config, 0)
+    nodes = ["blocks.*.resid_pre", "blocks.*.attn.out", "blocks.*.mlp.out"]
+    calls = {
+        "relevance": lambda: act.analyses.relevance_patching(model, pairs, nodes),
+        "attribution": lambda: act.analyses.attribution_patching(model, pairs, nodes),
+    }
+    times = interleaved(calls, rounds)
+    return [
+        ratio(
+            f"relevance patching / attribution patching, {name}, {PAIRS} pairs of {ROWS} tokens",
+            times,
+            "relevance",
+            "attribution",
+            "≤ 1.25",
+        )
+    ]
