@@ -101,6 +101,47 @@ def test_axes_are_checked_in_words() -> None:
         EXAMPLES["Report"]["gird"]
 
 
+def test_masks_have_the_shape_of_the_values() -> None:
+    with pytest.raises(AxisError, match=r"Mask 'known_zero' has shape \(2,\); the values have \(1, 2\). Give one entry per value"):
+        Grid([[1.0, 2.0]], axes="layer position", masks={"known_zero": [True, False]})
+
+
+CHECK = Ranking(("a", "b"), [1.0, 2.0], title="Against 50 exact cells", diagnostics={"pearson": 0.98765, "slope": 1.0, "rows": 50})
+
+
+def test_an_approximation_says_how_near_it_came() -> None:
+    grid = EXAMPLES["Grid"].with_(check=CHECK)
+    assert grid.checked == "Against 50 exact cells · Pearson 0.988 · slope 1"
+    assert grid.checked in grid._repr_html_()
+    full = CHECK.with_(title="", diagnostics={"interval": (0.9, 0.99), "pearson_without_zeros": float("nan"), "pearson": 1.0})
+    assert grid.with_(check=full).checked == "Against the exact answer · Pearson 1 · without known zeros nan · interval 0.9 to 0.99"
+    assert EXAMPLES["Grid"].checked == ""
+
+
+def test_the_words_of_a_check_are_escaped() -> None:
+    assert "<b>" not in EXAMPLES["Grid"].with_(check=CHECK.with_(title="<b>"))._repr_html_()
+
+
+def test_masked_cells_look_masked() -> None:
+    white = np.full((24, 36, 3), 200, np.uint8)
+    zero, pad = np.array([[True, False, False]] * 2), np.array([[False, False, True]] * 2)
+    shown = pictures.marked(white, {"known_zero": zero, "no_row": pad})
+    lines = (shown[:, :12] == 128).all(-1)
+    assert 0.1 < lines.mean() < 0.3  # lines, with the colour between them
+    assert all(lines[y, x] == ((x + y) % pictures.HATCH == 0) for y in range(24) for x in range(12))
+    assert (shown[:, 12:24] == 200).all()
+    assert (shown[:, 24:] == 255).all()
+    assert (white == 200).all()
+
+
+def test_the_caption_names_what_is_marked() -> None:
+    masks = {"known_zero": np.eye(2, dtype=bool), "no_row": np.zeros((2, 2), bool), "<b>": np.ones((2, 2), bool)}
+    page = Grid(np.eye(2), axes="layer position", masks=masks)._repr_html_()
+    assert "hatched: known zero" in page
+    assert "blank" not in page  # no such cell here
+    assert "hatched: &lt;b&gt;" in page
+
+
 def test_top_by_hand_ignores_nan() -> None:
     grid = Grid([[1.0, -5.0], [float("nan"), 3.0]], axes="layer position", labels={"position": ("a", "b")})
     assert grid.top(2) == [(("0", "b"), -5.0), (("1", "b"), 3.0)]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from activarium.errors import InputError
-from activarium.results import Grid, Overlay
-from activarium.widgets import Heatmap, payload, show
+from activarium.results import Grid, Overlay, Ranking
+from activarium.widgets import Heatmap, grid_view, payload, show
 
 random = np.random.default_rng(7)
 
@@ -130,6 +130,30 @@ def test_masks_travel_as_bits():
     widget = show(grid(4, 6, masks={"refused": first, "known zero": second}))
     assert widget.spec["masks"] == ["refused", "known zero"]
     assert (arrays(widget)["masks"] == first + 2 * second).all()
+
+
+def test_masks_of_a_preview_travel_as_long_as_a_page_can_unfold_them(monkeypatch):
+    zero = np.zeros((1500, 1500), bool)
+    zero[:, :700] = True
+    made = Grid(large().values, axes="row feature", masks={"known_zero": zero})
+    widget = show(made)
+    assert not widget.exact
+    assert (arrays(widget)["masks"] == zero).all()
+    monkeypatch.setattr(grid_view, "MASK_CELLS", 1500 * 1500 - 1)
+    assert (show(made).spec["masks"], show(made).spec["unshown"]) == ([], ["known_zero"])
+    assert "masks" not in arrays(show(made))
+
+
+def test_the_picture_shows_the_masks():
+    values = np.ones((2, 2), "f4")
+    plain, masked = (Grid(values, axes="layer head", masks=m) for m in ({}, {"known_zero": np.eye(2, dtype=bool)}))
+    assert show(plain).png() != show(masked).png()
+
+
+def test_the_check_is_said():
+    check = Ranking(("a",), [1.0], title="Against 9 exact cells", diagnostics={"pearson": 0.5})
+    assert show(grid(2, 2, check=check)).spec["check"] == "Against 9 exact cells · Pearson 0.5"
+    assert show(grid(2, 2)).spec["check"] == ""
 
 
 def test_missing_values_stay_missing():

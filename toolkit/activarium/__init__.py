@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from activarium import analyses as analyses
     from activarium import edits as edits
     from activarium import metrics as metrics
-    from activarium import pairs as pairs
     from activarium import summaries as summaries
     from activarium import testing as testing
     from activarium import widgets as widgets
     from activarium.activations import Activations as Activations
     from activarium.capture import load as load
     from activarium.capture import wrap as wrap
+    from activarium.pairs import pairs as pairs
     from activarium.recording import Recording as Recording
     from activarium.results import identical as identical
     from activarium.results import load as load_result  # noqa: F401
+    from activarium.rules import Rules as Rules
     from activarium.store import open_store as open  # noqa: F401
     from activarium.summaries import Survey as Survey
     from activarium.summaries import load_survey as load_survey
@@ -45,6 +46,7 @@ _NAMES = {
     "Activations": "activarium.activations:Activations",
     "Cluster": "activarium.workflows.cluster:Cluster",
     "Recording": "activarium.recording:Recording",
+    "Rules": "activarium.rules:Rules",
     "Survey": "activarium.summaries:Survey",
     "analyses": "activarium.analyses",
     "atlas": "activarium.workflows.atlas:atlas",

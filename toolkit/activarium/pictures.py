@@ -13,6 +13,10 @@ import numpy as np
 SEQUENTIAL = np.array([[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]])
 DIVERGING = np.array([[20, 76, 140], [90, 150, 205], [190, 217, 237], [247, 247, 247], [250, 205, 160], [230, 135, 50], [160, 72, 0]])
 
+# Masks that drawings know by name; their meaning is the same in every analysis.
+KNOWN_ZERO, NO_ROW = "known_zero", "no_row"
+HATCH = 6  # pixels from one diagonal line to the next
+
 
 def number(value: Any) -> str:
     """A number as a reader wants it: integers whole, others with four digits."""
@@ -67,17 +71,36 @@ def shrink(values: np.ndarray, size: int) -> tuple[np.ndarray, int]:
     return np.where(high >= -low, high, low), step
 
 
-def heatmap(values: np.ndarray, title: str, unit: str, width: int = 480) -> str:
+def marked(pixels: np.ndarray, masks: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Pixels with diagonal lines over masked cells, and with nothing at all where a cell stands for no row."""
+    found = pixels.copy()
+    down, across = np.indices(pixels.shape[:2])
+    for name, mask in masks.items():
+        rows, columns = (np.arange(n) * m // n for n, m in zip(pixels.shape[:2], mask.shape, strict=True))
+        cells = mask[np.ix_(rows, columns)]
+        lines = (down + across if name == KNOWN_ZERO else down - across) % HATCH == 0
+        found[cells & (True if name == NO_ROW else lines)] = 255 if name == NO_ROW else 128
+    return found
+
+
+def mask_words(masks: Mapping[str, np.ndarray]) -> str:
+    """What the marks of `marked` mean, for the masks that cover anything."""
+    covering = [name for name, mask in masks.items() if mask.any()]
+    return "".join(f" · {'blank' if name == NO_ROW else 'hatched'}: {name.replace('_', ' ')}" for name in covering)
+
+
+def heatmap(values: np.ndarray, title: str, unit: str, width: int = 480, masks: Mapping[str, np.ndarray] | None = None) -> str:
     """An `<img>` of a 2-D array with a caption that states the colour range and any pooling."""
     if not values.size:
         return "<p>(no values)</p>"
     small, step = shrink(np.asarray(values, dtype=float), 512)
     limits = colour_range(small)
     scale = max(1, min(24, width // small.shape[1]))
-    pixels = paint(small, limits).repeat(scale, 0).repeat(scale, 1)
+    over = {name: mask[::step, ::step] for name, mask in (masks or {}).items()}
+    pixels = marked(paint(small, limits).repeat(scale, 0).repeat(scale, 1), over)
     data = base64.b64encode(png(pixels)).decode()
     note = f" · each pixel is the extreme of {step}×{step} cells" if step > 1 else ""
-    caption = f"{html.escape(title)} · colours {number(limits[0])} to {number(limits[1])} {html.escape(unit)}{note}"
+    caption = f"{html.escape(title)} · colours {number(limits[0])} to {number(limits[1])} {html.escape(unit)}{note}{html.escape(mask_words(over))}"
     return f'<figure style="margin:4px 0"><img alt="{html.escape(title)}" src="data:image/png;base64,{data}"/><figcaption><small>{caption}</small></figcaption></figure>'
 
 
@@ -89,6 +112,11 @@ def tokens(names: Sequence[str], values: np.ndarray, title: str) -> str:
         for n, v, (r, g, b) in zip(names, values, colours, strict=True)
     ]
     return f"<p><small>{html.escape(title)}</small><br/>{' '.join(spans)}</p>"
+
+
+def line(text: str) -> str:
+    """A small line of its own under a picture; nothing for no text."""
+    return f"<p><small>{html.escape(text)}</small></p>" if text else ""
 
 
 def words(lines: Sequence[str]) -> str:

@@ -37,3 +37,12 @@ class Runner(Protocol):
     def weight(self, name: str) -> Tensor:
         """A named weight with named axes."""
         ...
+
+
+@runtime_checkable
+class Rerun(Protocol):
+    """What knows the exact value of one cell of a grid of approximations: `cell` holds the index along each axis."""
+
+    def __call__(self, cell: Mapping[str, int]) -> float:
+        """The exact value, in the unit of the grid."""
+        ...

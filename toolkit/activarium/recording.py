@@ -69,7 +69,7 @@ class Recording(Mapping[str, Activations]):
         self.metric: dict[str, Tensor] = {}
         self.gradient: Recording | None = None
         self.attention: dict[str, AttentionSpec] = {}
-        self._backward: Callable[[str], Recording] | None = None
+        self._backward: Callable[[str, Sequence[str]], Recording] | None = None
 
     def __getitem__(self, name: str) -> Activations:
         if is_pattern(name):
@@ -104,11 +104,15 @@ class Recording(Mapping[str, Activations]):
         """What the head answers: `row vocab` or `example class`."""
         return self["logits"]
 
-    def backward(self, metric: str | None = None) -> Recording:
+    def backward(self, metric: str | None = None, *, closed: Sequence[str] = ()) -> Recording:
         """Gradients of one metric, summed over examples, at every site that was read; also kept as `.gradient`.
 
+        Args:
+            metric: Its name; the first one if not given.
+            closed: Sites that were read and that this backward does not pass; their own gradient is given as zero.
+
         Raises:
-            InputError: The run had no metric, or was not made with `grad=True`.
+            InputError: The run had no metric, was not made with `grad=True`, or a closed site was not read.
         """
         if self._backward is None:
             raise InputError("This recording has nothing to differentiate. Run with metrics=… and grad=True, then call backward().")
@@ -116,7 +120,7 @@ class Recording(Mapping[str, Activations]):
             metric = next(iter(self.metric))
         if metric not in self.metric:
             raise unknown("metric", metric, self.metric)
-        self.gradient = self._backward(metric)
+        self.gradient = self._backward(metric, closed)
         return self.gradient
 
     def __repr__(self) -> str:

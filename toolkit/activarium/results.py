@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from activarium import _result_files, pictures
+from activarium import _result_files, graphs, pictures
 from activarium.errors import AxisError, InputError
 
 if TYPE_CHECKING:
@@ -52,6 +52,11 @@ class Result:
         """Write numbers and words into one safetensors file; `load` brings the same Result back."""
         return _result_files.save(self, Path(path))
 
+    @property
+    def checked(self) -> str:
+        """How near an approximation came to the exact answer, in one line; empty where there is no `check`."""
+        return _check_words(self.check) if self.check is not None else ""
+
     def to_frame(self) -> pandas.DataFrame:
         """The numbers as a table, one line per value."""
         import pandas
@@ -65,7 +70,8 @@ class Result:
         return ""
 
     def _repr_html_(self) -> str:
-        return pictures.card(self.title or type(self).__name__, self._picture(), self._summary(), self.diagnostics)
+        picture = self._picture() + pictures.line(self.checked)
+        return pictures.card(self.title or type(self).__name__, picture, self._summary(), self.diagnostics)
 
     def _summary(self) -> list[list[str]]:
         """At most a dozen lines of text that stand for the picture."""
@@ -86,7 +92,8 @@ class Grid(Result):
         values: Array with one dimension per axis.
         axes: Axis names, `"layer position"`.
         labels: Names along an axis; an axis without labels is counted from 0.
-        masks: Named boolean arrays of the shape of `values` (known zeros, refused cells).
+        masks: Named boolean arrays of the shape of `values`. Drawings know `known_zero` (exactly 0 without a run) and
+            `no_row` (no such token or patch: blank); others are hatched under their own name.
         per_example: The same values before averaging, with a leading `example` axis.
     """
 
@@ -99,8 +106,12 @@ class Grid(Result):
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", np.asarray(self.values))
         object.__setattr__(self, "axes", _words(self.axes))
+        object.__setattr__(self, "masks", {name: np.asarray(mask, bool) for name, mask in self.masks.items()})
         super().__post_init__()
         _match_axes(self.values, self.axes, self.labels)
+        for name, mask in self.masks.items():
+            if mask.shape != self.values.shape:
+                raise AxisError(f"Mask {name!r} has shape {mask.shape}; the values have {self.values.shape}. Give one entry per value.")
 
     def label(self, axis: str) -> list[str]:
         """Names along one axis."""
@@ -123,7 +134,8 @@ class Grid(Result):
 
     def _picture(self) -> str:
         flat = self.values.reshape(-1, self.values.shape[-1]) if self.values.ndim > 1 else self.values[None]
-        return pictures.heatmap(flat, self.title, self.unit)
+        masks = {name: mask.reshape(flat.shape) for name, mask in self.masks.items()}
+        return pictures.heatmap(flat, self.title, self.unit, masks=masks)
 
     def _summary(self) -> list[list[str]]:
         return [[*self.axes, self.unit or "value"], *[[*names, pictures.number(v)] for names, v in self.top()]]
@@ -213,16 +225,75 @@ class Graph(Result):
         edges: (n, 2) node indices, source then target.
         values: One weight per edge.
         weights: One number per node.
+        columns: Further words or numbers, one per node. Drawings know `layer` (whole number, bottom to top), `kind`
+            (`embed head mlp logits feature error`) and `readout` (what the node writes, in words).
     """
 
     nodes: tuple[str, ...]
     edges: np.ndarray
     values: np.ndarray
     weights: np.ndarray | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        edges = np.asarray(self.edges)
+        object.__setattr__(self, "nodes", tuple(str(n) for n in self.nodes))
+        object.__setattr__(self, "edges", edges.reshape(-1, 2).astype(int) if not edges.size else edges)
+        object.__setattr__(self, "values", np.asarray(self.values))
+        object.__setattr__(self, "weights", None if self.weights is None else np.asarray(self.weights))
+        object.__setattr__(self, "columns", {k: np.asarray(v) for k, v in self.columns.items()})
+        super().__post_init__()
+        _match_edges(self.edges, len(self.nodes))
+        if len(self.values) != len(self.edges):
+            raise AxisError(f"Graph has {len(self.edges)} edges but {len(self.values)} values; give one each.")
+        for name, column in [*([] if self.weights is None else [("weights", self.weights)]), *self.columns.items()]:
+            if len(column) != len(self.nodes):
+                raise AxisError(f"Graph has {len(self.nodes)} nodes but {len(column)} entries in {name!r}; give one each.")
+        layer = self.columns.get("layer")
+        if layer is not None and layer.dtype.kind not in "iu":
+            raise InputError(f"Column 'layer' counts the rows of the drawing in whole numbers; got {layer.dtype}. Use .astype(int).")
+
+    def pruned(self, threshold: float) -> Graph:
+        """The edges of size `threshold` or more, without nodes that have lost every way in or every way out.
+
+        Raises:
+            InputError: The threshold is negative or no number.
+        """
+        if not threshold >= 0:
+            raise InputError(f"pruned() compares sizes of edges, so its threshold is 0 or more; got {threshold}.")
+        stays = graphs.kept(len(self.nodes), self.edges, self.values, threshold)
+        left = np.unique(self.edges[stays])
+        return self.with_(
+            nodes=tuple(self.nodes[i] for i in left),
+            edges=np.searchsorted(left, self.edges[stays]),
+            values=self.values[stays],
+            weights=None if self.weights is None else self.weights[left],
+            columns={name: column[left] for name, column in self.columns.items()},
+        )
+
+    def threshold_for(self, most: int) -> float:
+        """The smallest threshold at which `pruned` leaves at most `most` edges."""
+        return graphs.threshold_for(len(self.nodes), self.edges, self.values, most)
+
+    def rows(self) -> np.ndarray:
+        """The row of the drawing that each node stands in, counted from the bottom."""
+        return graphs.rows(len(self.nodes), self.edges, self.columns.get("layer"))
 
     def _columns(self) -> dict[str, Any]:
         ends = {k: [self.nodes[i] for i in self.edges[:, c]] for c, k in enumerate(("source", "target"))}
         return ends | {self.unit or "weight": self.values}
+
+    def _picture(self) -> str:
+        small = self.pruned(self.threshold_for(graphs.STATIC_EDGES))
+        words = (
+            f"{len(small.values)} of {len(self.values)} edges, {len(small.nodes)} of {len(self.nodes)} nodes; blue below 0, orange above"
+        )
+        return graphs.picture(small.nodes, small.edges, small.values, small.rows(), words)
+
+    def _summary(self) -> list[list[str]]:
+        order = np.argsort(-np.abs(np.nan_to_num(self.values)), kind="stable")[:10]
+        lines = [[*(self.nodes[n] for n in self.edges[i]), pictures.number(self.values[i])] for i in order]
+        return [["source", "target", self.unit or "weight"], *lines]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -340,6 +411,29 @@ def _match_axes(values: np.ndarray, axes: tuple[str, ...], labels: Labels) -> No
             raise AxisError(f"Labels are given for {axis!r}; the axes are {' '.join(axes)!r}.")
         if len(names) != values.shape[axes.index(axis)]:
             raise AxisError(f"Axis {axis!r} has {values.shape[axes.index(axis)]} places but {len(names)} labels; give one each.")
+
+
+def _check_words(check: Result) -> str:
+    known = {"pearson": "Pearson", "pearson_without_zeros": "without known zeros", "slope": "slope", "interval": "interval"}
+    found = [f"{words} {_few_digits(check.diagnostics[name])}" for name, words in known.items() if name in check.diagnostics]
+    return " · ".join([check.title or "Against the exact answer", *found])
+
+
+def _few_digits(value: Any) -> str:
+    if np.ndim(value):
+        return " to ".join(_few_digits(v) for v in value)
+    return f"{value:.3g}" if isinstance(value, (float, np.floating)) else str(value)
+
+
+def _match_edges(edges: np.ndarray, nodes: int) -> None:
+    if edges.ndim != 2 or edges.shape[1] != 2:
+        raise AxisError(f"Edges have shape {edges.shape}; wanted (n, 2), a source and a target each.")
+    if edges.dtype.kind not in "iu":
+        raise InputError(f"Edges are indices of nodes, whole numbers; got {edges.dtype}.")
+    outside = ((edges < 0) | (edges >= nodes)).any(1)
+    if outside.any():
+        at = int(outside.argmax())
+        raise InputError(f"Edge {at} joins nodes {edges[at, 0]} and {edges[at, 1]}; the {nodes} nodes are numbered from 0 to {nodes - 1}.")
 
 
 def _frozen(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -50,14 +51,16 @@ class Answers:
 
     def __init__(self, model: TorchRunner, session: Session, output: Any) -> None:
         self.model, self.session, self.output = model, session, output
-        self.provenance = Provenance(
-            {
-                "model": lambda: model.identity,
-                "inputs": session.batch.inputs.describe,
-                "batch": lambda: {s: list(n) for s, n in session.batch.shape.items()},
-                "eager_blocks": lambda: list(session.seat.eager),
-            }
-        )
+        fields: dict[str, Callable[[], Any]] = {
+            "model": lambda: model.identity,
+            "inputs": session.batch.inputs.describe,
+            "batch": lambda: {s: list(n) for s, n in session.batch.shape.items()},
+            "eager_blocks": lambda: list(session.seat.eager),
+        }
+        if session.rules is not None:
+            report = session.rules.report()
+            fields["rules"] = lambda: report
+        self.provenance = Provenance(fields)
 
     def recording(self, names: Sequence[str], metrics: Any) -> Recording:
         """Everything asked for, with logits where the forward reached them."""
@@ -77,7 +80,7 @@ class Answers:
             if self.session.grad:
                 # The recording holds this function; holding it in turn would keep the whole graph until a garbage collection.
                 made_it = weakref.ref(recording)
-                recording._backward = lambda metric: self._gradients(cast(Recording, made_it()), metric)
+                recording._backward = lambda metric, closed: self._gradients(cast(Recording, made_it()), metric, closed)
         return recording
 
     def _space(self, name: str) -> str:
@@ -173,16 +176,33 @@ class Answers:
         rows = starts[:, None] + metric.places([s.stop - s.start for s in spans])
         return logits[torch.as_tensor(rows if isinstance(metric.position, tuple) else rows[:, 0])]
 
-    def _gradients(self, recording: Recording, metric: str) -> Recording:
+    def _gradients(self, recording: Recording, metric: str, closed: Sequence[str] = ()) -> Recording:
         seen = list(self.session.raw)
         if not seen:
             raise InputError("Nothing was read that a gradient can reach; name sites in read=…, such as 'blocks.*.resid_post'.")
         raw = list(self.session.raw.values())
-        found = torch.autograd.grad(recording.metric[metric].sum(), raw, retain_graph=True, allow_unused=True)
+        shut = [self.model.site(n).name for n in closed]
+        with self._closed(shut, closed):
+            found = torch.autograd.grad(recording.metric[metric].sum(), raw, retain_graph=True, allow_unused=True)
         grads = {n: torch.zeros_like(r) if g is None else g for n, r, g in zip(seen, raw, found, strict=True)}
         names = [n for n in recording if self._has_gradient(n)]
-        sites = {n: self._gradient(n, grads) for n in names}
+        none = {n: torch.zeros_like(self.session.raw[n]) for n in shut}
+        sites = {n: self._gradient(n, none if n in shut else grads) for n in names}
         return Recording(sites, recording.rows, {**recording.provenance, "gradient_of": metric}, recording._aliases)
+
+    @contextmanager
+    def _closed(self, sites: Sequence[str], asked: Sequence[str]) -> Iterator[None]:
+        """No gradient passes these sites. The node that made a value is stopped, not the value: what arrives there is still seen."""
+        missing = [name for name, site in zip(asked, sites, strict=True) if site not in self.session.raw]
+        if missing:
+            raise InputError(f"{missing[0]} was not read, so no backward can be closed there. Name it in read=….")
+        makers = [self.session.raw[s].grad_fn for s in sites]
+        handles = [m.register_prehook(lambda grads: tuple(None if g is None else torch.zeros_like(g) for g in grads)) for m in makers if m]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _has_gradient(self, name: str) -> bool:
         site = self.model.site(name)

@@ -54,6 +54,7 @@ class LensRunner(TorchRunner):
     """
 
     anatomy: LensAnatomy
+    watches = False
 
     def __init__(self, name: str, model: Any, encoder: Encoder, anatomy: LensAnatomy) -> None:
         super().__init__(name, model, encoder, anatomy)

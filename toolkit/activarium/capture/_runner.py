@@ -18,6 +18,7 @@ from activarium.activations import Activations
 from activarium.branches import Branches
 from activarium.capture import _weights
 from activarium.capture._answers import Answers, needed, needs_kernel
+from activarium.capture._bound import bound_rules
 from activarium.capture._branches import run_branches
 from activarium.capture._encode import Encoder
 from activarium.capture._inputs import Batch, Inputs
@@ -32,6 +33,7 @@ from activarium.edits import Edit
 from activarium.errors import InputError, unknown
 from activarium.metrics import Metric
 from activarium.recording import Recording
+from activarium.rules import Rules, Secant
 
 if TYPE_CHECKING:
     from activarium.capture._certify import Certificate
@@ -47,12 +49,14 @@ class TorchRunner:
         tokenizer: Its tokenizer, if any.
         processor: Its image processor, if any.
         keeps: `run` heeds `keep=`.
+        watches: Attention passes through kernels that are routed through our seat, rather than through the model's own code.
         sites: All sites, as a table that prints itself.
         certificate: What was proven about them at load.
     """
 
     certificate: Certificate
     keeps = True
+    watches = True
 
     def __init__(self, name: str, model: Any, encoder: Encoder, anatomy: Anatomy) -> None:
         self.name, self.anatomy, self.sites = name, anatomy, anatomy.sites
@@ -214,6 +218,7 @@ class TorchRunner:
         stop_after: str | None = None,
         bos: Any = "tokenizer",
         keep: Keep | None = None,
+        rules: Rules | Secant | str | None = None,
     ) -> Recording:
         """One forward over one right-padded batch: read sites after edits, measure the answer.
 
@@ -227,6 +232,8 @@ class TorchRunner:
             bos: See `inputs`.
             keep: Called with each site and its value as it is read; what it returns is kept in its stead (a copy in another
                 dtype, in memory that is used again). The forward goes on with the value. Not heeded with edits or `grad`.
+            rules: Relevance rules, or the name of a set of them, for the gradients of this forward (`grad=True`); values stay bit
+                for bit. `rec.provenance["rules"]` counts what each rule acted on and notes what it could not be bound to.
 
         Returns:
             Recording of the sites, with `logits` if the forward was not cut short.
@@ -234,10 +241,12 @@ class TorchRunner:
         Raises:
             UnknownSite: A name that does not exist; nearest names are listed.
             SilentHook: A requested site did not fire exactly once.
+            UnknownName: No set of rules has the name given.
+            InputError: Rules without `grad`, or in float16.
         """
         batch = self.inputs(inputs, bos=bos).batch
         with self._lock:
-            return self._run(batch, read, edits, metrics, grad, stop_after, lambda arguments: self._forward(batch, arguments), keep)
+            return self._run(batch, read, edits, metrics, grad, stop_after, lambda arguments: self._forward(batch, arguments), keep, rules)
 
     __call__ = run
 
@@ -310,6 +319,7 @@ class TorchRunner:
         stop_after: str | None,
         forward: Callable[..., Any],
         keep: Keep | None = None,
+        rules: Rules | Secant | str | None = None,
     ) -> Recording:
         if self.torch_module.training:
             raise InputError(f"{self.name} is in training mode, where dropout changes what is read. Call model.torch_module.eval() first.")
@@ -319,7 +329,8 @@ class TorchRunner:
             )
         names = self.sites.select(read)
         reads, every = needed(self, names, grad), [*self._standing, *edits]
-        session = Session(self, batch, reads, every, grad=grad, stop_after=stop_after, watch=needs_kernel(names), keep=keep)
+        watch, bound = needs_kernel(names), bound_rules(self, rules, grad)
+        session = Session(self, batch, reads, every, grad=grad, stop_after=stop_after, watch=watch, keep=keep, rules=bound)
         arguments = {k: v.to(self.device) for k, v in batch.arguments.items()}
         output = None
         with session.hooked(), nullcontext() if grad else torch.no_grad(), suppress(Stop):

@@ -15,6 +15,7 @@ from activarium.attention import DERIVED
 from activarium.capture._cuts import read_cut, replace_first, write_cut
 from activarium.capture._inputs import Batch, example_rows
 from activarium.capture._kernel import Seat
+from activarium.capture._rules import BoundRules
 from activarium.capture._sites import Place, Site
 from activarium.capture._trace import first_tensor
 from activarium.edits import Edit, SkipBlock, row_mask
@@ -38,6 +39,7 @@ class Session:
         raw: Site name → the tensor as the module made it (after edits), in the autograd graph if there is one.
         fired: How often each tap fired.
         turns: How often each side of each module was passed.
+        rules: Relevance rules of this forward, if any.
         seat: What happens in the place of the attention kernels.
     """
 
@@ -53,8 +55,9 @@ class Session:
         watch: bool,
         keep: Keep | None = None,
         edited_keys: dict[str, Tensor] | None = None,
+        rules: BoundRules | None = None,
     ) -> None:
-        self.model, self.batch, self.grad = model, batch, grad
+        self.model, self.batch, self.grad, self.rules = model, batch, grad, rules
         self.stop_after = stop_after
         # Edits and gradients need the tensors themselves, not what somebody keeps of them.
         self.keep = None if edits or grad else keep
@@ -148,6 +151,8 @@ class Session:
                         handles.append(module.register_forward_pre_hook(self._before(path, taps), with_kwargs=True))
                     else:
                         handles.append(module.register_forward_hook(self._after(path, taps)))
+                for handle in self.rules.hooks() if self.rules else ():
+                    handles.append(handle)  # one by one: those in place are removed if the next one fails
                 if self.seat.taken:
                     stack.enter_context(self.model.kernel(self))
                 yield

@@ -83,4 +83,10 @@ def _layout() -> Layout:
 def _graph() -> Graph:
     nodes = ("embed", "blocks.0.attn", "blocks.1.mlp", "logits")
     edges = np.array([[0, 1], [1, 2], [0, 3], [2, 3]])
-    return Graph(nodes, edges, np.array([0.5, -0.25, 0.125, 1.0]), np.array([1.0, 0.5, 0.25, 1.0]), title="Name mover", unit="logits")
+    columns = {
+        "layer": np.array([0, 1, 2, 3]),
+        "kind": np.array(["embed", "head", "mlp", "logits"]),
+        "readout": np.array(["", "Anna <script>", "book", "Anna"]),
+    }
+    weights = np.array([1.0, 0.5, 0.25, 1.0])
+    return Graph(nodes, edges, np.array([0.5, -0.25, 0.125, 1.0]), weights, columns, title="Name mover", unit="logits")

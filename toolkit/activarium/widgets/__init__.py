@@ -37,8 +37,8 @@ def show(result: Result, model: Any = None) -> Any:
 def widget_for(result: Result) -> type["Widget"] | None:
     """The widget class that shows this Result, or None if its static form is all there is."""
     kind = type(result).__name__
-    # The files say what they show, so that only widgets of this kind are imported.
-    fitting = (entry.load() for entry in registry if entry.settings.get("shows") == kind)
+    # The files say what they show, so that only widgets of this kind are imported; one that needs more than a Result is made by name.
+    fitting = (entry.load() for entry in registry if entry.settings.get("shows") == kind and "needs" not in entry.settings)
     return next((widget for widget in fitting if widget.accepts(result)), None)
 
 

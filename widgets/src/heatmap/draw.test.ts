@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { MISSING } from "../shared/colours.ts";
-import { furthest, type Layer, paint, pooled, reach } from "./draw.ts";
+import { furthest, type Layer, paint, pooled, reach, showMasks } from "./draw.ts";
+import { looksOf } from "./masks.ts";
 import { Places } from "./places.ts";
 import { cellAt, panned, plotSize, revealing, ticks, whole, zoomed } from "./view.ts";
 
@@ -50,6 +51,35 @@ describe("paint", () => {
     const sheet = { words: new Uint32Array(4), width: 4, height: 1 };
     for (const one of [coarse, tile]) paint(sheet, { x: 0, y: 0, sx: 1, sy: 1 }, one, colours, 127);
     expect([...sheet.words].map((word) => word - 1000)).toEqual([10, 10, 1, 2]);
+  });
+});
+
+describe("masks", () => {
+  const LINE = 0xff808080;
+  const marked = (bits: number[], looks: ("blank" | "up" | "down")[], ground = 7) => {
+    const sheet = { words: new Uint32Array(24 * 12).fill(ground), width: 24, height: 12 };
+    showMasks(sheet, { x: 0, y: 0, sx: 12, sy: 12 }, { rows: 1, columns: 2 }, bits, looks, 1);
+    return (x: number, y: number) => sheet.words[y * 24 + x];
+  };
+
+  it("hatches what is known to be zero, and only that", () => {
+    const at = marked([0, 1], ["up"]);
+    for (let y = 0; y < 12; y++)
+      for (let x = 0; x < 24; x++) expect(at(x, y)).toBe(x >= 12 && (x + y) % 6 === 0 ? LINE : 7);
+  });
+
+  it("leans other masks the other way", () => {
+    const at = marked([2, 0], ["up", "down"]);
+    expect([at(0, 0), at(1, 1), at(2, 1), at(1, 5), at(12, 0)]).toEqual([LINE, LINE, 7, 7, 7]);
+  });
+
+  it("blanks what is no row, and never draws into the gaps between cells", () => {
+    expect(marked([1, 3], ["blank", "up"])(13, 5)).toBe(0);
+    expect(marked([1, 1], ["up"], 0)(0, 0)).toBe(0);
+  });
+
+  it("knows the masks that analyses agree on", () => {
+    expect(looksOf(["no_row", "known_zero", "refused"])).toEqual(["blank", "up", "down"]);
   });
 });
 

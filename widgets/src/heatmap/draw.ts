@@ -1,7 +1,8 @@
 /** Cells to pixels. Pixel-driven: every screen pixel looks up its cells, so cost follows the screen, not the data. */
 
 import { MISSING } from "../shared/colours.ts";
-import type { View } from "./view.ts";
+import type { Look } from "./masks.ts";
+import type { Size, View } from "./view.ts";
 
 /** A block of quantised cells; `x`, `y` is its first cell, `stepX`, `stepY` the cells pooled into one code. */
 export interface Layer {
@@ -22,6 +23,44 @@ export interface Sheet {
 
 /** Below this many device pixels a cell has no gap to its neighbour. */
 const GAP_FROM = 12;
+
+/** Device-independent pixels from one diagonal line to the next. */
+const HATCH = 6;
+/** Grey that shows on every colour of both themes, as a little-endian RGBA word. */
+const LINE = 0xff808080;
+
+/**
+ * Mark masked cells on a painted sheet: blank ones lose their colour, others get diagonal lines.
+ * The lines run on from cell to cell, so that a masked region reads as one; where cells share a pixel the first decides.
+ */
+export function showMasks(
+  sheet: Sheet,
+  view: View,
+  { rows, columns }: Size,
+  bits: ArrayLike<number>,
+  looks: readonly Look[],
+  density: number,
+): void {
+  const bitsOf = (look: Look) => looks.reduce((sum, one, bit) => (one === look ? sum | (1 << bit) : sum), 0);
+  const [blank, up, down] = [bitsOf("blank"), bitsOf("up"), bitsOf("down")];
+  const period = Math.round(HATCH * density);
+  const thick = Math.max(1, Math.round(density));
+  const across = Int32Array.from({ length: sheet.width }, (_, x) => Math.floor(view.x + x / view.sx + 1e-6));
+  for (let y = 0; y < sheet.height; y++) {
+    const row = Math.floor(view.y + y / view.sy + 1e-6);
+    if (row < 0 || row >= rows) continue;
+    for (let x = 0; x < sheet.width; x++) {
+      const at = y * sheet.width + x;
+      const here = across[x] >= 0 && across[x] < columns ? bits[row * columns + across[x]] : 0;
+      if (!here) continue;
+      if (here & blank) sheet.words[at] = 0;
+      // The gaps between large cells stay empty.
+      else if (!sheet.words[at]) continue;
+      else if (here & up && (x + y) % period < thick) sheet.words[at] = LINE;
+      else if (here & down && (x - y + period * sheet.height) % period < thick) sheet.words[at] = LINE;
+    }
+  }
+}
 
 /** For each pixel along one direction: first and last entry of the layer to look at, -1 where it shows none. */
 export function reach(

@@ -168,34 +168,6 @@ export function drawMarks(
   brush.restore();
 }
 
-/** Diagonal lines over masked cells. */
-export function drawMask(
-  brush: CanvasRenderingContext2D,
-  plot: Box,
-  view: View,
-  size: Size,
-  bits: ArrayLike<number>,
-): void {
-  const { top, left, bottom, right } = seen(view, size, plot);
-  if (Math.min(view.sx, view.sy) < 5) return;
-  brush.save();
-  brush.beginPath();
-  brush.rect(plot.x, plot.y, plot.width, plot.height);
-  brush.clip();
-  brush.beginPath();
-  for (let row = top; row < bottom; row++)
-    for (let column = left; column < right; column++) {
-      if (!bits[row * size.columns + column]) continue;
-      const [x, y] = [plot.x + (column - view.x) * view.sx, plot.y + (row - view.y) * view.sy];
-      brush.moveTo(x + 1, y + view.sy - 2);
-      brush.lineTo(x + view.sx - 2, y + 1);
-    }
-  brush.strokeStyle = "rgba(128,128,128,.9)";
-  brush.lineWidth = 1;
-  brush.stroke();
-  brush.restore();
-}
-
 /** Numbers inside large cells, in the ink that reads on their colour. */
 export function drawNumbers(
   brush: CanvasRenderingContext2D,

@@ -27,6 +27,10 @@ export interface Spec {
   data: [number, number];
   coded: [number, number];
   masks: string[];
+  /** Masks that are too large to travel. */
+  unshown: string[];
+  /** How near an approximation came to the exact answer, in one line; empty if nobody asked. */
+  check: string;
   /** Where the value furthest from 0 is. */
   peak: Spot;
   arrays: ArrayEntry[];
@@ -145,7 +149,7 @@ export class Source {
     return this.spec.masks.filter((_, bit) => bits & (1 << bit));
   }
 
-  /** One byte per cell of a slice, a bit per mask; only small grids carry them. */
+  /** One byte per cell of a slice, a bit per mask. */
   maskBits(frame: number): Numbers | undefined {
     const size = this.rows * this.columns;
     return this.arrays.masks?.subarray(frame * size, (frame + 1) * size);

@@ -4,6 +4,7 @@ import type { Range } from "../shared/colours.ts";
 import { exact, short, span } from "../shared/numbers.ts";
 import type { Said } from "../shared/readout.ts";
 import { visible } from "../shared/text.ts";
+import { maskWords } from "./masks.ts";
 import type { Source, Spec } from "./source.ts";
 import type { Cell } from "./view.ts";
 
@@ -28,25 +29,24 @@ export function captionWords(spec: Spec, { range, pooled: [tall, wide], coarse, 
     notes.push(alive ? "hover or zoom in for exact values" : "exact values need a kernel");
   }
   if (!here) notes.push("this slice has to come from the kernel");
-  if (spec.masks.length) notes.push(`hatched: ${spec.masks.join(", ")}`);
+  if (spec.unshown.length) notes.push(`not marked at this size: ${spec.unshown.map(maskWords).join(", ")}`);
   return notes.join(" · ");
 }
 
-/** Axis by axis where a cell is, names beside their numbers, and its value. */
-export function placeWords(source: Source, places: readonly number[], frame: number, cell: Cell, range: Range): Said {
-  const { axes, labels } = source.spec;
-  const named = axes.map((axis, at) => {
+/** Axis by axis where a cell is, names beside their numbers. */
+export function whereWords({ axes, labels }: Spec, places: readonly number[]): Said {
+  return axes.map((axis, at) => {
     const [index, name] = [`${places[at]}`, labels[axis]?.[places[at]]];
     return [axis, name === undefined || name === index ? index : `${index} “${visible(name)}”`] as const;
   });
-  return [...named, ["value", valueWords(source, frame, cell, range)]];
 }
 
-function valueWords(source: Source, frame: number, cell: Cell, range: Range): string {
+/** The value of a cell, exact or as near as the preview knows it. */
+export function valueWords(source: Source, frame: number, cell: Cell, range: Range): string {
   const { unit, dtype } = source.spec;
   const known = source.exactAt(frame, cell);
   const rough = () => (source.has(frame) ? `≈ ${short(source.roughAt(frame, cell, range))} (8-bit preview)` : "…");
   const masks = source.masksAt(frame, cell);
   const words = known === undefined ? rough() : exact(known, dtype);
-  return `${words}${unit && ` ${unit}`}${masks.length ? ` (${masks.join(", ")})` : ""}`;
+  return `${words}${unit && ` ${unit}`}${masks.length ? ` (${masks.map(maskWords).join(", ")})` : ""}`;
 }

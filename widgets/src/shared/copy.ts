@@ -22,15 +22,18 @@ export async function copyPicture(canvas: HTMLCanvasElement, name: string): Prom
   }
 }
 
-/** Canvases of one place, drawn over each other on the theme's ground. */
-export function flattened(layers: readonly HTMLCanvasElement[], ground: string): HTMLCanvasElement {
+/** Canvases of one place, drawn over each other on the theme's ground, the lowest as pale as it is on screen. */
+export function flattened(layers: readonly HTMLCanvasElement[], ground: string, lowest = 1): HTMLCanvasElement {
   const whole = document.createElement("canvas");
   whole.width = layers[0].width;
   whole.height = layers[0].height;
   const brush = whole.getContext("2d")!;
   brush.fillStyle = ground;
   brush.fillRect(0, 0, whole.width, whole.height);
-  for (const layer of layers) brush.drawImage(layer, 0, 0);
+  for (const [at, layer] of layers.entries()) {
+    brush.globalAlpha = at ? 1 : lowest;
+    brush.drawImage(layer, 0, 0);
+  }
   return whole;
 }
 

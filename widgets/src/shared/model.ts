@@ -41,17 +41,34 @@ export class Listeners {
   }
 }
 
-/** Write a trait now, tell the kernel soon: a hover sends at most one message per `wait` milliseconds. */
+/**
+ * Write a trait now, tell the kernel soon: a hover sends at most one message per `wait` milliseconds.
+ *
+ * The kernel echoes what it was told. An echo that comes while something newer waits to be told would set the reader back
+ * a step, so until then the newer value is put back.
+ */
 export function patient<State>(model: Model<State>, wait = 60): { set: Model<State>["set"]; stop: () => void } {
+  const waiting = new Map<keyof State & string, unknown>();
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const set: Model<State>["set"] = (name, value) => {
-    model.set(name, value);
-    timer ??= setTimeout(() => {
-      timer = undefined;
-      model.save_changes();
-    }, wait);
+  const keep = () => {
+    for (const [name, value] of waiting) if (model.get(name) !== value) model.set(name, value as State[typeof name]);
   };
-  return { set, stop: () => clearTimeout(timer) };
+  const tell = () => {
+    timer = undefined;
+    waiting.clear();
+    model.save_changes();
+  };
+  model.on("change", keep);
+  const set: Model<State>["set"] = (name, value) => {
+    waiting.set(name, value);
+    model.set(name, value);
+    timer ??= setTimeout(tell, wait);
+  };
+  const stop = () => {
+    clearTimeout(timer);
+    model.off("change", keep);
+  };
+  return { set, stop };
 }
 
 export function sameSpot(a: Spot, b: Spot): boolean {

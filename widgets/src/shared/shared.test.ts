@@ -1,9 +1,10 @@
 import { describe, expect, it } from "vitest";
+import { PageModel } from "../host/model.ts";
 import { inflate, numbers, split } from "./bytes.ts";
 import { centreOf, codeOf, decoded, MISSING, rampFor, table } from "./colours.ts";
 import { actOf } from "./keyboard.ts";
 import { extentOf, rangeOf, shownMaps } from "./maps.ts";
-import { sameSpot, toggled } from "./model.ts";
+import { type Model, patient, type Spot, sameSpot, toggled } from "./model.ts";
 import { atScale, exact, short, span } from "./numbers.ts";
 import { csv, cut, visible } from "./text.ts";
 
@@ -83,6 +84,25 @@ describe("text", () => {
     expect(cut("👍👍👍👍", 3)).toBe("👍👍…");
     expect(csv([["a,b", 'say "x"', 1.5]])).toBe('"a,b","say ""x""",1.5\r\n');
     expect(csv([["=1+1"]])).toBe('"\'=1+1"\r\n');
+  });
+});
+
+describe("patience", () => {
+  it("does not let an echo of what was told set a newer value back", async () => {
+    const model = new PageModel({ pointed: {} }) as unknown as Model<{ pointed: Spot }>;
+    const told: Spot[] = [];
+    model.save_changes = () => told.push(model.get("pointed"));
+    const { set, stop } = patient(model, 5);
+    set("pointed", { x: 1 });
+    await new Promise((done) => setTimeout(done, 15));
+    set("pointed", { x: 2 });
+    model.set("pointed", { x: 1 }); // the echo
+    expect(model.get("pointed")).toEqual({ x: 2 });
+    await new Promise((done) => setTimeout(done, 15));
+    expect(told).toEqual([{ x: 1 }, { x: 2 }]);
+    model.set("pointed", { x: 9 }); // later, somebody else may point
+    expect(model.get("pointed")).toEqual({ x: 9 });
+    stop();
   });
 });
 

@@ -23,6 +23,7 @@ def grid(
     title: str,
     normalise: bool,
     notes: Mapping[str, Any],
+    unsigned: bool = False,
 ) -> Grid:
     """Effects `pair layer column node` as a Grid: mean over the pairs that have the row, with masks and both metrics.
 
@@ -36,10 +37,12 @@ def grid(
         title: What the method is called.
         normalise: Give shares of M+ - M-.
         notes: Further diagnostics.
+        unsigned: The effects are sizes, which no scale may turn negative.
     """
     unit, scale = sides.pairs.metric.unit, 1.0
     if normalise:
         unit, scale = "share of M+ - M-", totals.scale(sides.direction)
+        scale = abs(scale) if unsigned else scale
     values = effects / scale
     missing = np.isnan(values)
     zero = np.broadcast_to(zero[..., None], values.shape)
@@ -68,6 +71,9 @@ def grid(
         "pairs": len(sides.pairs),
         "forwards": sides.counts.forwards,
         "backwards": sides.counts.backwards,
+        "positions": columns.asked,
+        "normalise": normalise,
+        "unsigned": unsigned,
         **notes,
     }
     return Grid(

@@ -12,27 +12,17 @@ from activarium.analyses.patching.grids import grid
 from activarium.analyses.patching.nodes import Columns, Family, Positions, family
 from activarium.analyses.patching.sides import Sides, Totals, check_gradients, check_resolution, joined, measured, wide
 from activarium.analyses.patching.zeros import known_zero
+from activarium.errors import InputError
 from activarium.pairs import Pairs
 from activarium.results import Grid
 
 # Site → multipliers `row …`, and the base run they were taken on (for its values and its metric).
 Multipliers = Callable[[Any, Sides, Sequence[str], Any], tuple[Mapping[str, Tensor], Any]]
+# Given the model, some pairs, the nodes, their columns and the source run: scores `pair layer column node`, and the base run.
+Scores = Callable[[Any, Sides, Family, Columns, Any], tuple[np.ndarray, Any]]
 
 
-def linear(
-    model: Any,
-    pairs: Pairs,
-    nodes: str | Sequence[str],
-    multipliers: Multipliers,
-    *,
-    title: str,
-    direction: str,
-    positions: Positions,
-    units: str | Sequence[int] | None,
-    normalise: bool,
-    batch: int,
-    notes: Callable[[], Mapping[str, Any]] = dict,
-) -> Grid:
+def linear(model: Any, pairs: Pairs, nodes: str | Sequence[str], multipliers: Multipliers, **options: Any) -> Grid:
     """Scores of all nodes by one rule for their multipliers.
 
     Args:
@@ -40,38 +30,80 @@ def linear(
         pairs: What is compared.
         nodes: Site names and patterns.
         multipliers: Given the model, some pairs, the sites and their source run: multipliers per site, and the base run.
+        **options: As of `scored`.
+    """
+
+    def scores(model: Any, sides: Sides, family: Family, columns: Columns, source: Any) -> tuple[np.ndarray, Any]:
+        slopes, base = multipliers(model, sides, family.sites, source)
+        return arranged(family, columns, {s: products(family, s, slopes[s], base, source) for s in family.sites}), base
+
+    return scored(model, pairs, nodes, scores, **options)
+
+
+def scored(
+    model: Any,
+    pairs: Pairs,
+    nodes: str | Sequence[str],
+    scores: Scores,
+    *,
+    title: str,
+    direction: str,
+    positions: Positions,
+    units: str | Sequence[int] | None,
+    normalise: bool,
+    batch: int,
+    also: Sequence[str] = (),
+    unsigned: bool = False,
+    notes: Callable[[], Mapping[str, Any]] = dict,
+) -> Grid:
+    """Scores of all nodes, some pairs at a time.
+
+    Args:
+        model: The runner.
+        pairs: What is compared.
+        nodes: Site names and patterns.
+        scores: How some pairs are scored, see `Scores`.
         title: What the method is called.
         direction: `denoise` or `noise`.
         positions: See `Columns`.
         units: See `family`.
         normalise: Give shares of M+ - M-.
         batch: Pairs in one forward.
+        also: Further sites that are read in the source run.
+        unsigned: The scores are sizes.
         notes: Further diagnostics, asked for at the end.
     """
     check_gradients(model)
+    if batch < 1:
+        raise InputError(f"batch={batch}: a forward takes at least one pair.")
     found, sides = family(model, nodes, units), Sides(pairs, direction)
-    scores: list[np.ndarray] = []
+    parts: list[np.ndarray] = []
     totals: list[Totals] = []
     for chunk in sides.chunks(batch):
-        source = chunk.run(model, chunk.source, found.sites)
-        slopes, base = multipliers(model, chunk, found.sites, source)
+        source = chunk.run(model, chunk.source, [*found.sites, *also])
+        part, base = scores(model, chunk, found, Columns(chunk.pairs, found.space, positions), source)
         totals.append(Totals(measured(base), measured(source)))
         check_resolution(model, base, totals[-1])
-        scores.append(_layers(found, Columns(chunk.pairs, found.space, positions), slopes, base, source))
+        parts.append(part)
     columns = Columns(pairs, found.space, positions)
     zero = known_zero(model, sides, found, columns)
-    return grid(found, columns, _padded(scores), zero, sides, joined(totals), title=title, normalise=normalise, notes=notes())
+    effects = _padded(parts)
+    # Two runs of one input may take different kernels, of which one keeps a graph: what cannot have an effect has exactly none.
+    effects[np.broadcast_to(zero[..., None], effects.shape)] = 0.0
+    kept = {"title": title, "normalise": normalise, "unsigned": unsigned, "notes": notes()}
+    return grid(found, columns, effects, zero, sides, joined(totals), **kept)
 
 
-def _layers(family: Family, columns: Columns, slopes: Mapping[str, Tensor], base: Any, source: Any) -> np.ndarray:
-    """Scores `pair layer column node` of one chunk."""
-    found = []
-    for site in family.sites:
-        change = wide(source[site].tensor.detach()) - wide(base[site].tensor.detach())
-        score = (family.nodes(change) * family.nodes(wide(slopes[site]))).sum(-1)
-        per_pair = columns.per_pair(score)
-        found.append(per_pair if columns.index is not None else per_pair[:, None])
-    return np.stack(found, 1)
+def products(family: Family, site: str, slope: Tensor, base: Any, source: Any) -> Tensor:
+    """`<slope, a(source) - a(base)>` of every node of one site, `row node`."""
+    change = wide(source[site].tensor.detach()) - wide(base[site].tensor.detach())
+    return (family.nodes(change) * family.nodes(wide(slope.detach()))).sum(-1)
+
+
+def arranged(family: Family, columns: Columns, scores: Mapping[str, Tensor]) -> np.ndarray:
+    """Scores `row node` of every site as `pair layer column node`."""
+    found = [columns.per_pair(scores[site]) for site in family.sites]
+    return np.stack([f if columns.index is not None else f[:, None] for f in found], 1)
 
 
 def _padded(chunks: Sequence[np.ndarray]) -> np.ndarray:

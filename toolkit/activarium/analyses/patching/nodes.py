@@ -115,9 +115,11 @@ class Columns:
             together make one node, and the grid has no position axis.
         labels: Name of each column.
         lengths: Rows of each pair.
+        asked: What was asked for: `each`, `all`, `places` or position numbers.
     """
 
     def __init__(self, pairs: Pairs, space: str, positions: Positions) -> None:
+        self.asked: Positions = positions if isinstance(positions, str) else [int(p) for p in positions]
         self.lengths = np.asarray(pairs.clean.rows_of(space))
         self.starts = np.r_[0, np.cumsum(self.lengths)[:-1]]
         self.index, self.labels = self._index(pairs, space, positions)
