@@ -1,5 +1,7 @@
 """Circuits: their ends, circuits that are patches by another name, and one that was put there by hand."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -12,10 +14,13 @@ from activarium.analyses.patching.sides import Sides
 from activarium.analyses.patching.wiring import Layer, Wiring, wiring
 from activarium.errors import CertificateError, InputError
 
-from .double_models import CLEAN, double, pairs_of
+from .patched_models import CLEAN
+from .patched_models import model as new
+from .patched_models import pairs as pairs_of
 from .planted_model import planted, planted_pairs
 
 FAMILIES = ["gpt2", "llama", "gpt_neox", "gemma2"]
+double = cache(new)
 circuit_faithfulness, edge_attribution = act.analyses.circuit_faithfulness, act.analyses.edge_attribution
 
 
@@ -116,7 +121,7 @@ def test_the_curve_runs_from_nothing_to_everything(select_by):
     model = double("gpt2")
     pairs = pairs_of(model)
     graph = edge_attribution(model, pairs, direction="noise")
-    found = circuit_faithfulness(model, pairs, graph, shares=[0, 0.25, 1], select_by=select_by, progress=False, batch=2)
+    found = circuit_faithfulness(model, pairs, graph, shares=[0, 0.25, 1], select_by=select_by, progress=False, batch=1)
     curve, notes = found.curves["faithfulness"], found.diagnostics
     np.testing.assert_allclose(curve[[0, 2]], [0, 1], atol=1e-9)
     assert notes["CPR"] == pytest.approx(0.125 * curve[1] + 0.375 * (curve[1] + 1))
@@ -179,7 +184,7 @@ def test_a_model_with_other_readers_is_refused():
 
 def test_equal_metrics_leave_nothing_to_share():
     model = double("gpt2")
-    pairs = act.pairs(model, CLEAN, CLEAN, answers=["Anna", "Tom", "cat"], foils=["Tom", "Anna", "book"])
+    pairs = pairs_of(model, CLEAN, CLEAN)
     with pytest.raises(InputError, match="there is no difference to give shares of"):
         circuit_faithfulness(model, pairs, edge_attribution(model, pairs), shares=[0.5], progress=False)
 

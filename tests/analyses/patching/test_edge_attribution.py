@@ -1,5 +1,7 @@
 """Edges: counts, both sums, and agreement with inputs that are really split."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,14 @@ from activarium.analyses.patching.edge_graphs import graph, scores_of
 from activarium.analyses.patching.norms import Norm
 from activarium.analyses.patching.wiring import Layer, Wiring, wiring
 from activarium.errors import CertificateError, InputError, MissingSite
-from activarium.metrics import class_logit
+from activarium.rules import Rules, Secant
 
-from .double_models import CLEAN, double, pairs_of
+from .patched_models import CLEAN, CORRUPT
+from .patched_models import model as made
+from .patched_models import pairs as pairs_of
 
 edge_attribution = act.analyses.edge_attribution
+double = cache(made)
 FAMILIES = ["gpt2", "llama", "gpt_neox", "gemma2"]
 
 
@@ -92,11 +97,10 @@ def test_the_error_that_is_reported_is_rounding_in_other_families(family):
     assert edge_attribution(model, pairs_of(model)).diagnostics["sum_rule_error"] < 1e-9
 
 
-@pytest.mark.parametrize("family", ["vit", "dinov2"])
+@pytest.mark.parametrize("family", ["vit", "dinov2", "clip_vision"])
 def test_images_have_edges_too(family):
     model = double(family)
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    pairs = act.pairs(model, list(pictures[:2]), list(pictures[2:]), class_logit([1, 3]))
+    pairs = pairs_of(model)
     assert edge_attribution(model, pairs).diagnostics["sum_rule_error"] < 1e-9
 
 
@@ -151,7 +155,7 @@ def split_inputs(model, pairs, i):
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_edges_equal_those_of_split_inputs(family):
     model = double(family)
-    pairs = pairs_of(model, 1)
+    pairs = pairs_of(model, CLEAN[:1], CORRUPT[:1])
     wires, scores = edges_of(model, pairs)
     read = ["blocks.0.resid_pre", "blocks.*.attn.head_out", "blocks.*.mlp.out"]
     base, source = model.run(pairs.corrupt, read), model.run(pairs.clean, read)
@@ -177,8 +181,8 @@ def test_edges_equal_those_of_split_inputs(family):
 
 def test_equal_inputs_give_exactly_zero():
     model = double("gpt2")
-    pairs = act.pairs(model, CLEAN, CLEAN, answers=["Anna", "Tom", "cat"], foils=["Tom", "Anna", "book"])
-    for method in ("eap", "eap-ig-inputs", "eap-ig-activations"):
+    pairs = pairs_of(model, CLEAN, CLEAN)
+    for method in ("eap", "relp", "eap-ig-inputs", "eap-ig-activations"):
         assert (edge_attribution(model, pairs, method=method, steps=2).values == 0).all()
 
 
@@ -198,7 +202,7 @@ def test_on_the_way_of_the_embedding_its_edges_add_up_to_the_whole_change():
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
 def test_on_the_way_of_a_writer_its_edges_add_up_to_its_exact_effect(family):
     model = double(family)
-    pairs = pairs_of(model, 1)
+    pairs = pairs_of(model, CLEAN[:1], CORRUPT[:1])
     wires, scores = edges_of(model, pairs, method="eap-ig-activations", steps=12)
     exact = {n: act.analyses.activation_patching(model, pairs, f"blocks.*.{n}.out", positions="all").values for n in ("attn", "mlp")}
     size = max(np.abs(e).max() for e in exact.values())
@@ -222,6 +226,45 @@ def test_batches_and_memory_change_nothing():
     np.testing.assert_allclose(edge_attribution(model, pairs, batch=1, memory=0).values, whole, rtol=1e-9, atol=1e-12)
 
 
+# --- relevance rules
+
+
+@pytest.mark.parametrize("rules", ["ln", "relp", "relp-ah", Rules(activations=True)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_relevance_edges_add_up_to_relevance_of_nodes(family, rules):
+    model = double(family)
+    pairs = pairs_of(model)
+    wires, scores = edges_of(model, pairs, method="relp", rules=rules)
+    read = ["blocks.0.resid_pre", "blocks.*.attn.out", "blocks.*.mlp.out"]
+    base = model.run(pairs.corrupt, read, metrics={"metric": pairs.metric}, grad=True, rules=rules)
+    gradient, source = base.backward("metric"), model.run(pairs.clean, read)
+
+    def score(site):
+        return float((gradient[site].tensor * (source[site].tensor - base[site].tensor.detach())).sum()) / len(pairs)
+
+    near = {"rel": 1e-9, "abs": 1e-9 * np.abs(scores).max()}
+    assert scores[:, 0].sum() == pytest.approx(score("blocks.0.resid_pre"), **near)
+    for i in range(len(wires.layers)):
+        assert scores[:, wires.heads_of(i)].sum() == pytest.approx(score(f"blocks.{i}.attn.out"), **near)
+        assert scores[:, wires.mlp_of(i)].sum() == pytest.approx(score(f"blocks.{i}.mlp.out"), **near)
+    assert np.abs(scores - edges_of(model, pairs)[1]).max() > 1e-3 * np.abs(scores).max(), "the rules change something"
+    notes = edge_attribution(model, pairs, method="relp", rules=rules).diagnostics
+    assert notes["sum_rule_error"] < 1e-9
+    assert notes["rules"] == (rules if isinstance(rules, str) else "custom")
+
+
+def test_without_any_rule_relevance_is_the_gradient():
+    model = double("llama")
+    pairs = pairs_of(model)
+    assert np.array_equal(edge_attribution(model, pairs, method="relp", rules=Rules()).values, edge_attribution(model, pairs).values)
+
+
+def test_slopes_between_two_inputs_score_no_edges():
+    model = double("gpt2")
+    with pytest.raises(InputError, match="rules='secant' compares two inputs and scores no edges"):
+        edge_attribution(model, pairs_of(model), method="relp", rules=Secant())
+
+
 # --- the graph
 
 
@@ -236,12 +279,19 @@ def test_the_graph_brings_its_scores_back_and_leads_on_through_heads():
     largest = max(scores[k], key=abs)
     assert ways["blocks.1.attn.k.0", "blocks.1.attn.head.0"] == ways["blocks.1.attn.k.0", "blocks.1.attn.head.1"] == largest
     assert len(made.edges) == wires.edges.sum() + 2 * 3 * 2
+    kinds = dict(zip(made.nodes, zip(made.columns["kind"], made.columns["layer"], strict=True), strict=True))
+    assert [kinds[n] for n in ("embed", "blocks.0.attn.q.1", "blocks.0.attn.head.1", "blocks.0.mlp", "blocks.1.attn.v.0", "logits")] == [
+        ("embed", 0), ("query", 1), ("head", 2), ("mlp", 3), ("value", 4), ("logits", 7)
+    ]  # fmt: skip
+    assert len(made.pruned(0).nodes) == len(made.nodes)
+    few = made.pruned(made.threshold_for(12))
+    assert few.nodes[0] == "embed" and few.nodes[-1] == "logits", "ways stay whole"
 
 
 # --- a norm in closed form
 
 
-@pytest.mark.parametrize("law", ["layer", "rms", "gain", "none"])
+@pytest.mark.parametrize("law", ["layer", "rms", "gain", "centring", "none"])
 def test_a_norm_is_found_by_trying_it(law):
     generator = torch.Generator().manual_seed(0)
     rows, gain, bias = (torch.randn(s, 8, generator=generator, dtype=torch.float64) for s in (5, 1, 1))
@@ -249,6 +299,7 @@ def test_a_norm_is_found_by_trying_it(law):
         "layer": lambda x: torch.nn.functional.layer_norm(x, (8,), gain[0], bias[0], eps=1e-3),
         "rms": lambda x: gain[0] * x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt(),
         "gain": lambda x: gain[0] * x,
+        "centring": lambda x: gain[0] * (x - x.mean(-1, keepdim=True)),
         "none": lambda x: x,
     }[law]
     norm = Norm(tried, rows, law)

@@ -71,7 +71,7 @@ def circuit_faithfulness(
         >>> model = act.wrap(*act.testing.tiny("gpt2"), certify=False)
         >>> pairs = act.pairs(model, ["Anna saw the cat"], ["Tom saw the cat"], answers=["Anna"], foils=["Tom"])
         >>> graph = act.analyses.edge_attribution(model, pairs, direction="noise")
-        >>> series = circuit_faithfulness(model, pairs, graph, shares=[0, 0.5, 1])
+        >>> series = circuit_faithfulness(model, pairs, graph, shares=[0, 0.5, 1], progress=False)
         >>> [round(100 * float(v)) for v in series.curves["faithfulness"][[0, 2]]]  # percent, without edges and with all
         [0, 100]
     """

@@ -1,4 +1,4 @@
-"""Edge attribution (EAP, EAP-IG and with relevance rules): which connection between two components carries the answer."""
+"""Edge attribution (EAP, EAP-IG and RelP): which connection between two components carries the answer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from activarium.errors import InputError
 from activarium.pairs import Pairs
 from activarium.protocols import Runner
 from activarium.results import Graph
+from activarium.rules import PRESETS, Rules, as_rules
 
-METHODS = {"eap": "EAP", "eap-ig-inputs": "EAP-IG (inputs)", "eap-ig-activations": "EAP-IG (activations)"}
+METHODS = {"eap": "EAP", "relp": "RelP", "eap-ig-inputs": "EAP-IG (inputs)", "eap-ig-activations": "EAP-IG (activations)"}
 
 
 def edge_attribution(
@@ -26,6 +27,7 @@ def edge_attribution(
     pairs: Pairs,
     *,
     method: str = "eap",
+    rules: Rules | str = "relp",
     direction: str = "denoise",
     steps: int = 5,
     rule: str = "midpoint",
@@ -44,7 +46,9 @@ def edge_attribution(
         model: A loaded model with a single stack whose stream is a sum of writers.
         pairs: Clean and corrupted inputs, from `act.pairs`.
         method: `eap` takes the gradient at the base run. `eap-ig-inputs` takes its mean while the embedding moves from base to source.
-            `eap-ig-activations` moves the writers themselves, the heads of a block together: `steps` runs for each.
+            `eap-ig-activations` moves the writers themselves, the heads of a block together: `steps` runs for each. `relp` takes
+            relevance coefficients at the base run in the place of gradients.
+        rules: Relevance rules, or the name of a set of them, for `relp`.
         direction: `denoise` puts clean values into the corrupted run, `noise` the reverse. Signs are not flipped.
         steps: Points on the way, for the two last methods.
         rule: `midpoint`, or `left` as in the published code (starting at the base run).
@@ -65,7 +69,7 @@ def edge_attribution(
 
     Source:
         Syed et al. 2023, Attribution Patching Outperforms Automated Circuit Discovery, arXiv:2310.10348; Hanna et al. 2024, Have Faith
-        in Faithfulness, arXiv:2403.17806 (integrated gradients).
+        in Faithfulness, arXiv:2403.17806 (integrated gradients); Rezaei Jafari et al. 2025, RelP, arXiv:2508.21258.
 
     Differs:
         Keys and values of grouped attention are one reader for each key/value head. Where a norm follows attention (Gemma-2), a
@@ -82,10 +86,11 @@ def edge_attribution(
     """
     _check_options(method, steps, rule)
     check_gradients(model)
+    used = _rules(rules) if method == "relp" else None
     wires, sides = wiring(model), Sides(pairs, direction)
     scores, error, totals = np.zeros(wires.edges.shape), 0.0, []
     for chunk in sides.chunks(batch):
-        found, gap, total = _chunk(model, chunk, wires, method, quadrature(steps, rule), memory)
+        found, gap, total = _chunk(model, chunk, wires, method, quadrature(steps, rule), memory, used)
         scores, error, totals = scores + found, max(error, gap), [*totals, total]
     if check:
         check_sums(error, model)
@@ -93,7 +98,8 @@ def edge_attribution(
     notes = {
         "direction": direction,
         "method": method,
-        **({"steps": steps, "rule": rule} if method != "eap" else {}),
+        **({"steps": steps, "rule": rule} if "-ig-" in method else {}),
+        **({"rules": used.name} if used else {}),
         "metric": pairs.metric.name,
         "clean": float(clean.mean()),
         "corrupt": float(corrupt.mean()),
@@ -115,9 +121,18 @@ def _check_options(method: str, steps: int, rule: str) -> None:
         raise InputError(f"steps={steps}: the way from base to source needs at least one point.")
 
 
-def _chunk(model: Any, sides: Sides, wires: Wiring, method: str, alphas: list[float], memory: int) -> tuple[np.ndarray, float, Totals]:
+def _rules(given: Rules | str) -> Rules:
+    found = as_rules(given)
+    if not isinstance(found, Rules):
+        raise InputError(f"rules={found.name!r} compares two inputs and scores no edges. Choose a Rules, or one of {', '.join(PRESETS)}.")
+    return found
+
+
+def _chunk(
+    model: Any, sides: Sides, wires: Wiring, method: str, alphas: list[float], memory: int, rules: Rules | None
+) -> tuple[np.ndarray, float, Totals]:
     """Scores summed over a few pairs, how far they are from adding up, and the metrics of both runs."""
-    readers, writers = Readers(model, wires), Writers(model, wires)
+    readers, writers = Readers(model, wires, frozen=rules is not None and rules.norms), Writers(model, wires)
     sites = [*dict.fromkeys([*writers.sites, *readers.sites])]
     base, source = sides.run(model, sides.base, sites), sides.run(model, sides.source, sites)
     totals = Totals(measured(base), measured(source))
@@ -125,7 +140,7 @@ def _chunk(model: Any, sides: Sides, wires: Wiring, method: str, alphas: list[fl
     writers.learn(base)
     differences = Differences(writers, base, source, memory)
     scores, out_of, into = np.zeros(wires.edges.shape), np.zeros(len(wires.writers)), np.zeros(len(wires.readers))
-    for recording, weight, only in points(model, sides, readers, method, base, source, alphas):
+    for recording, weight, only in points(model, sides, readers, method, base, source, alphas, rules=rules):
         gradient = sides.gradient(recording)
         scores += weight * edge_scores(readers, differences, recording, gradient, only)
         leaving, entering = sums_at(readers, differences, recording, gradient)

@@ -42,7 +42,7 @@ def graph(wiring: Wiring, scores: np.ndarray, **about: Any) -> Graph:
     weights = np.zeros(len(names))
     weights[[number[r.name] for r in wiring.readers]] = scores.sum(1)
     weights[[number[w] for w in wiring.writers]] = scores.sum(0)
-    return Graph(names, np.array(edges), np.array(values), weights, **about)
+    return Graph(names, np.array(edges), np.array(values), weights, _columns(names), **about)
 
 
 def _columns(names: tuple[str, ...]) -> Mapping[str, np.ndarray]:

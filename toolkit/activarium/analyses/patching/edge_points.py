@@ -27,7 +27,7 @@ def points(
     """Runs over one batch of pairs whose gradients, weighted, make the scores."""
 
     def run(*edits: Edit) -> Any:
-        return sides.run(model, sides.base, readers.sites, edits=[*edits, *readers.edits], grad=True, **options)
+        return sides.run(model, sides.base, readers.sites, edits=edits, grad=True, **options)
 
     if method not in ("eap-ig-inputs", "eap-ig-activations"):
         yield run(), 1.0, None

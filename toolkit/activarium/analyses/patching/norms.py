@@ -41,10 +41,10 @@ class Norm:
             one, large, shifted, small = tried[1:] - self.bias
             signs = signs.to(_wide(like))
             self.eps: float | None = None
-            self.gain, self.centres = one * signs, False
+            self.gain = one * signs
+            self.centres = torch.allclose(shifted, large, rtol=1e-2, atol=1e-2 * float(large.abs().max()))
             if not torch.allclose(large, LARGE * one, rtol=1e-2):
                 self.gain = large * signs
-                self.centres = torch.allclose(shifted, large, rtol=1e-2, atol=1e-2 * float(large.abs().max()))
                 scale = (small * self.gain * signs).sum() / (SMALL * self.gain.square().sum())
                 self.eps = max(float(scale**-2) - SMALL**2, 0.0)
             wanted, found = law(like).to(_wide(like)), self(like)

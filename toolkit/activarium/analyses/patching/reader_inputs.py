@@ -11,7 +11,6 @@ from torch import Tensor
 from activarium.analyses.patching.norms import Norm
 from activarium.analyses.patching.sides import wide
 from activarium.analyses.patching.wiring import Wiring
-from activarium.edits import Edit, Replace
 
 
 class Readers:
@@ -20,20 +19,17 @@ class Readers:
     Attributes:
         wiring: Their order.
         sites: What a run must read for `gradient`.
-        edits: What a run must be made with: the MLP's input is made a tensor of its own, where attention shares it.
         frozen: Hold the scales of norms (the LN-rule).
     """
 
     def __init__(self, model: Any, wiring: Wiring, frozen: bool = False) -> None:
         self.model, self.wiring, self.frozen = model, wiring, frozen
         self.sites: list[str] = []
-        self.edits: list[Edit] = []
         for i, layer in enumerate(wiring.layers):
             self.sites += [f"blocks.{i}.resid_pre"]
             self.sites += [f"blocks.{i}.attn.{n}" for n in ("q", "k", "v", "out") if layer.heads]
             if layer.mlp:
                 self.sites += [f"blocks.{i}.mlp.in", f"blocks.{i}.mlp.out"]
-                self.edits += [Replace(f"blocks.{i}.mlp.in", torch.clone)]
         self.last = f"blocks.{len(wiring.layers) - 1}.resid_post"
         self.sites += [self.last]
         self.norms: dict[str, Norm] = {}
