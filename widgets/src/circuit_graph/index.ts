@@ -23,6 +23,7 @@ import {
   stepped,
   stopAt,
   stopsOf,
+  usefulStops,
 } from "./draw.ts";
 import {
   drawEdges,
@@ -133,8 +134,9 @@ class CircuitGraph {
   private async load(): Promise<void> {
     const { spec } = this;
     this.arrays = await unpack(this.model.get("data"), spec.arrays);
-    this.stops = stopsOf(this.arrays.values);
-    this.strongest = this.stops[this.stops.length - 1] || 1;
+    const stops = stopsOf(this.arrays.values);
+    this.strongest = stops[stops.length - 1] || 1;
+    this.stops = usefulStops(this.net, stops);
     this.title.textContent = spec.title;
     this.check.textContent = spec.check;
     const size = `${spec.nodes.length} nodes, ${this.arrays.values.length} edges`;
@@ -283,6 +285,7 @@ class CircuitGraph {
     const notes = [`width by |weight| up to ${short(this.strongest)}${this.spec.unit && ` ${this.spec.unit}`}`];
     notes.push("nodes without a way in and out are left out");
     if (this.spec.columns.layer) notes.push("layers at the left");
+    if (!this.kept.length) notes.push("no path is left at this threshold: lower it");
     if (this.kept.length > MOST_LINES) notes.push(`lines: the largest ${MOST_LINES} of ${this.kept.length} edges`);
     this.caption.textContent = notes.join(" · ");
   }

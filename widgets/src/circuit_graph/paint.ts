@@ -22,7 +22,7 @@ export function signColours(dark: boolean): { below: string; above: string } {
 
 export function drawEdges(
   brush: CanvasRenderingContext2D,
-  { spots }: Drawing,
+  { spots, width }: Drawing,
   net: Net & { values: Numbers },
   kept: readonly number[],
   strongest: number,
@@ -44,7 +44,7 @@ export function drawEdges(
     const share = Number(key.slice(0, 2)) / BUCKETS;
     brush.beginPath();
     for (const edge of buckets.get(key)!)
-      curve(brush, at.get(net.edges[2 * edge])!, at.get(net.edges[2 * edge + 1])!, edge);
+      curve(brush, at.get(net.edges[2 * edge])!, at.get(net.edges[2 * edge + 1])!, width, edge);
     brush.strokeStyle = key.endsWith("-") ? below : above;
     brush.globalAlpha = 0.35 + 0.6 * share;
     brush.lineWidth = 0.6 + WIDEST * share;
@@ -54,10 +54,10 @@ export function drawEdges(
 }
 
 /** From the top of one node to the bottom of another; what does not go up swings out. */
-function curve(brush: CanvasRenderingContext2D, from: Spot, to: Spot, edge: number): void {
+function curve(brush: CanvasRenderingContext2D, from: Spot, to: Spot, width: number, edge: number): void {
   const [start, end] = [from.y - from.tall / 2, to.y + to.tall / 2];
   const lift = Math.max(14, Math.abs(start - end) * 0.4);
-  const aside = swing(to.x - from.x, end - start, edge);
+  const aside = swing(to.x - from.x, end - start, from.x, width, edge);
   brush.moveTo(from.x, start);
   brush.bezierCurveTo(from.x + aside, start - lift, to.x + aside, end + lift, to.x, end);
 }
