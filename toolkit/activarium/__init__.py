@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from activarium import testing as testing
     from activarium import widgets as widgets
     from activarium.activations import Activations as Activations
+    from activarium.analyses.patching._against_exact import against_exact as against_exact
     from activarium.capture import load as load
     from activarium.capture import wrap as wrap
     from activarium.pairs import pairs as pairs
@@ -49,6 +50,7 @@ _NAMES = {
     "Recording": "activarium.recording:Recording",
     "Rules": "activarium.rules:Rules",
     "Survey": "activarium.summaries:Survey",
+    "against_exact": "activarium.analyses:against_exact",
     "analyses": "activarium.analyses",
     "atlas": "activarium.workflows.atlas:atlas",
     "capture": "activarium.capture",  # a room that can be called, see _CallableRoom

@@ -24,6 +24,7 @@ from activarium.capture._encode import Encoder
 from activarium.capture._inputs import Batch, Inputs
 from activarium.capture._interface import watching
 from activarium.capture._looks_back import looks_back
+from activarium.capture._normalise import normalise
 from activarium.capture._probe import Anatomy
 from activarium.capture._resume import Resume
 from activarium.capture._session import Keep, Session, Stop, as_rows
@@ -407,6 +408,10 @@ class TorchRunner:
             UnknownName: No such weight; the nearest names are listed.
         """
         return _weights.weight(self, name)
+
+    def normalise(self, name: str, rows: Tensor) -> Tensor:
+        """What a norm makes of `row d_model`: `blocks.3.attn.norm`, `blocks.3.mlp.post`, `final_norm`. Rows as they are where there is none."""
+        return normalise(self, name, rows)
 
     def readout(self, resid: Tensor | Activations) -> Tensor:
         """What the head says of each row of the residual stream alone: the model's own final norm, head and soft-cap.
