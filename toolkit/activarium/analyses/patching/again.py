@@ -20,7 +20,7 @@ def exactly(result: Grid, model: Any, pairs: Pairs, cells: np.ndarray, progress:
     Raises:
         InputError: The grid was not made by patching, or with other pairs.
     """
-    _fits(result, pairs)
+    check_made_by_patching(result, pairs)
     settings = {name: result.diagnostics[name] for name in SETTINGS[:3]}
     exact = activation_patching(
         model, pairs, list(result.labels["layer"]), units=_units(result), cells=cells, progress=progress, **settings
@@ -29,8 +29,12 @@ def exactly(result: Grid, model: Any, pairs: Pairs, cells: np.ndarray, progress:
     return exact
 
 
-def _fits(result: Grid, pairs: Pairs) -> None:
-    """Was this grid made by patching these pairs?"""
+def check_made_by_patching(result: Grid, pairs: Pairs) -> None:
+    """Was this grid made by patching these pairs?
+
+    Raises:
+        InputError: It was not.
+    """
     missing = [n for n in SETTINGS if n not in result.diagnostics]
     if not isinstance(result, Grid) or missing or "layer" not in result.labels:
         raise InputError(
