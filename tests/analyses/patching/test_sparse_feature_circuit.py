@@ -214,6 +214,16 @@ def test_means_are_what_all_other_nodes_are_set_to():
     assert report.diagnostics["all_at_their_mean"] == pytest.approx(float(wanted), rel=1e-9)
 
 
+def test_means_are_those_of_each_position_where_positions_are_apart():
+    model = double("gpt2")
+    pairs, site = pairs_of(model, CLEAN[:1], CORRUPT[:1]), "blocks.1.mlp.out"
+    report = sparse_feature_circuit(model, pairs, {site: Sparse(32, 80)}, aggregation="none", node_threshold=1e9, progress=False)
+    both = [model.run(side, site)[site].tensor for side in (pairs.clean, pairs.corrupt)]
+    edit = Set(site, (both[0] + both[1]) / 2)
+    wanted = model.run(pairs.clean, edits=[edit], metrics={"metric": pairs.metric}).metric["metric"].mean()
+    assert report.diagnostics["all_at_their_mean"] == pytest.approx(float(wanted), rel=1e-9)
+
+
 def test_features_that_switch_on_are_counted():
     model = double("gpt2")
     pairs, site = pairs_of(model), "blocks.1.mlp.out"

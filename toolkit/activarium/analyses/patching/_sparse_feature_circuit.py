@@ -77,7 +77,7 @@ def sparse_feature_circuit(
         Marks et al. 2024, Sparse Feature Circuits, arXiv:2403.19647.
 
     Differs:
-        Midpoints, not left sums; means are taken over the rows of both sides of these pairs.
+        Midpoints, not left sums; means are taken over the rows of both sides of these pairs, position by position with `none`.
 
     Example:
         >>> import activarium as act, torch

@@ -117,10 +117,11 @@ def faithfulness(model: Any, batches: Sequence[Batch], nodes: Sequence[Node], co
 
     Errors are all kept, all at their mean, or kept where they are nodes of the circuit. What is no feature of a site is not touched.
     """
-    means = {c: _means([b.held[p] for b in batches]) for p, c in enumerate(coders)}
+    tables = [_means(batches, p) for p in range(len(coders))]
     lists: dict[Any, list[np.ndarray]] = {}
     for batch in batches:
         masks = [_mask(batch, p, [n for n in nodes if n.place == p]) for p in range(len(coders))]
+        means = {c: (f[g.index], e[g.index]) for c, (f, e), g in zip(coders, tables, batch.groups, strict=True)}
         nothing = {c: torch.zeros_like(m) for c, m in zip(coders, masks, strict=True)}
         lists.setdefault("empty", []).append(ablated(model, batch.sides, nothing, means))
         for errors in ERRORS:
@@ -148,11 +149,22 @@ def _mask(batch: Batch, place: int, nodes: Sequence[Node]) -> torch.Tensor:
     return table[group.index].to(held.codes.device)
 
 
-def _means(parts: Sequence[Held]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean features and mean error over all rows of both runs."""
-    with torch.no_grad():
-        both = [h.coder.parts(values) for h in parts for values in (h.base, h.source)]
-    return tuple(torch.cat([wide(b[i]) for b in both]).mean(0) for i in range(2))  # type: ignore[return-value]
+def _means(batches: Sequence[Batch], place: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean features and mean error `group …` over the rows of both runs."""
+    sums: list[Any] = [0.0, 0.0]
+    rows: Any = 0.0
+    for held, group in ((b.held[place], b.groups[place]) for b in batches):
+        for values in (held.base, held.source):
+            with torch.no_grad():
+                parts = [wide(part) for part in held.coder.parts(values)]
+            index = group.index.to(values.device)
+            sums = [
+                total + part.new_zeros(group.count, *part.shape[1:]).index_add(0, index, part)
+                for total, part in zip(sums, parts, strict=True)
+            ]
+            rows = rows + torch.bincount(index, minlength=group.count)
+    features, error = (total / rows.reshape(-1, *[1] * (total.ndim - 1)) for total in sums)
+    return features, error
 
 
 def inactive(batches: Sequence[Batch]) -> Mapping[str, float]:

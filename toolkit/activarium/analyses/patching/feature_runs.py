@@ -85,7 +85,7 @@ def ablated(model: Any, sides: Sides, kept: Mapping[Coder, Tensor], means: Mappi
         model: The runner.
         sides: The pairs.
         kept: Dictionary → boolean `row node`, the error last.
-        means: Dictionary → mean features `feature` and mean error.
+        means: Dictionary → mean features `row feature` and mean errors `row …`.
     """
 
     def change(coder: Coder) -> Callable[[Tensor], Tensor]:
