@@ -11,6 +11,7 @@ from torch import Tensor
 from activarium.analyses.patching.linear import linear
 from activarium.analyses.patching.nodes import Positions
 from activarium.analyses.patching.sides import Sides
+from activarium.features import Features
 from activarium.pairs import Pairs
 from activarium.protocols import Runner
 from activarium.results import Grid
@@ -22,7 +23,7 @@ ACTED_ON = ("norms", "qk_norms", "activations", "gates", "attention")
 def relevance_patching(
     model: Runner,
     pairs: Pairs,
-    nodes: str | Sequence[str],
+    nodes: str | Sequence[str] | Features,
     *,
     rules: Rules | str = "relp",
     direction: str = "denoise",
@@ -41,7 +42,7 @@ def relevance_patching(
     Args:
         model: A loaded model.
         pairs: Clean and corrupted inputs, from `act.pairs`.
-        nodes: Site names and patterns, `blocks.*.mlp.out`; nodes of `row head d_head` sites are heads.
+        nodes: Site names and patterns, `blocks.*.mlp.out`; nodes of `row head d_head` sites are heads. Or `act.Features` of a site.
         rules: `relp` (the paper's default), `relp-ah` (attention patterns constant too), `ln` (norms alone), `ln-id` (and activations),
             `attnlrp`, or your own `act.rules.Rules`. With all off it is attribution patching.
         direction: `denoise` patches clean values into the corrupted run, `noise` the reverse. Signs are not flipped.
