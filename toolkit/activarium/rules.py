@@ -40,8 +40,8 @@ class Rules:
 
     Source:
         Ali et al. 2022, XAI for Transformers, arXiv:2202.07304 (norms, frozen attention); Achtibat et al. 2024, AttnLRP,
-        arXiv:2402.05602 (gates, quarter); Rezaei Jafari et al. 2025, RelP, arXiv:2508.21258 (the set `relp`); GIM, arXiv:2505.17630
-        (tempered).
+        arXiv:2402.05602 (gates, quarter); Rezaei Jafari et al. 2025, RelP, arXiv:2508.21258 (the set `relp`); Edin et al. 2025, GIM,
+        arXiv:2505.17630 (tempered).
 
     Example:
         >>> Rules.named("relp-ah").attention
@@ -112,14 +112,14 @@ class Secant:
     name = "secant"
 
 
-def as_rules(given: Rules | Secant | str) -> Rules | Secant:
+def as_rules(given: Rules | str) -> Rules:
     """Rules as they are, or by name.
 
     Raises:
         UnknownName: No set has this name.
         InputError: Neither rules nor a name.
     """
-    if isinstance(given, (Rules, Secant)):
+    if isinstance(given, Rules):
         return given
     if not isinstance(given, str):
         raise InputError(f"rules={given!r} is neither a Rules nor the name of a set. Known sets: {', '.join(PRESETS)}.")

@@ -130,6 +130,22 @@ def test_a_sample_runs_only_its_cells():
     assert again.names == checked.names and again.diagnostics["interval"] == checked.diagnostics["interval"]
 
 
+def test_a_grid_that_is_exact_already_is_not_run_again():
+    model = tiny.model("gpt2")
+    pairs = tiny.pairs(model)
+    grid, exact = (getattr(analyses, n)(model, pairs, "blocks.*.attn.z") for n in ("attribution_patching", "activation_patching"))
+    run = act.against_exact(grid, model, pairs)
+    model.torch_module.forward = None  # nothing can run now
+    given = act.against_exact(grid, model, pairs, exact=exact)
+    assert given.check.names == run.check.names and np.allclose(given.check.columns["exact"], run.check.columns["exact"])
+    assert given.check.diagnostics["pearson"] == pytest.approx(run.check.diagnostics["pearson"])
+    for other in (exact.with_(unit="share"), exact.with_(labels={**exact.labels, "layer": ("a", "b", "c")})):
+        with pytest.raises(InputError, match="has other nodes, positions, direction or unit than"):
+            act.against_exact(grid, model, pairs, exact=other)
+    with pytest.raises(InputError, match="exact= takes a grid of activation_patching"):
+        act.against_exact(grid, model, pairs, exact=Grid(exact.values, exact.axes))
+
+
 def test_kinds_in_one_grid_are_told_apart():
     model = tiny.model("gpt2")
     pairs = tiny.pairs(model)

@@ -5,6 +5,7 @@ import {
   nodeAt,
   nodesOf,
   pruned,
+  rowMarks,
   rowNames,
   stepped,
   stopAt,
@@ -81,6 +82,13 @@ describe("names", () => {
     expect(rowNames(["blocks.3.mlp.out"], upTo(0))).toEqual(["blocks.3.mlp.out"]);
     expect(rowNames(["a.b", "a.b"], upTo(0))).toEqual(["b", "b"]);
   });
+});
+
+it("marks rows by the block in a name, or by the layer where names tell none", () => {
+  const blocks = rowMarks(["embed", "blocks.0.attn.q.1", "encoder.blocks.12.mlp.out"], ["0", "1", "2"]);
+  expect(blocks).toEqual({ word: "block", marks: ["", "0", "12"] });
+  expect(rowMarks(["a", "b"], ["0", "7"])).toEqual({ word: "layer", marks: ["0", "7"] });
+  expect(rowMarks(["a", "b"], undefined)).toBeUndefined();
 });
 
 it("lets long upright edges swing out to either side, never out of the picture, and no others", () => {

@@ -74,6 +74,16 @@ export function rowNames(names: readonly string[], fits: (name: string) => boole
   return without(shared);
 }
 
+/**
+ * What stands beside the rows: the block that a node's own name tells (`blocks.3.mlp.out`), which readers know, or else its layer,
+ * which may merely count the rows of the drawing.
+ */
+export function rowMarks(nodes: readonly string[], layers: readonly string[] | undefined) {
+  const blocks = nodes.map((name) => name.match(/(?:^|\.)blocks\.(\d+)(?:\.|$)/)?.[1] ?? "");
+  if (blocks.some(Boolean)) return { word: "block", marks: blocks };
+  return layers && { word: "layer", marks: [...layers] };
+}
+
 /** How far a curve swings to the side, so that long edges do not run through the nodes between their ends; never out of the picture. */
 export function swing(dx: number, dy: number, x: number, width: number, edge: number): number {
   if (Math.abs(dx) > 40 || Math.abs(dy) < 80) return 0;

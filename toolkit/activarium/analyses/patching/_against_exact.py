@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from activarium.analyses.patching.again import check_made_by_patching, exactly
+from activarium.analyses.patching.again import check_made_by_patching, check_same_runs, exactly
 from activarium.analyses.patching.agreement import compared, compared_sizes, doubts, strata
 from activarium.analyses.patching.nodes import kind_of
 from activarium.errors import InputError
@@ -15,7 +15,9 @@ from activarium.protocols import Runner
 from activarium.results import Grid, Ranking
 
 
-def against_exact(result: Grid, model: Runner, pairs: Pairs, *, sample: int = 200, seed: int = 0, progress: bool = True) -> Grid:
+def against_exact(
+    result: Grid, model: Runner, pairs: Pairs, *, sample: int = 200, exact: Grid | None = None, seed: int = 0, progress: bool = True
+) -> Grid:
     """How near do these scores come to what patching really does?
 
     The exact effect is run for a sample of the cells: the largest scores, scores of exactly zero, and cells drawn evenly from
@@ -26,6 +28,7 @@ def against_exact(result: Grid, model: Runner, pairs: Pairs, *, sample: int = 20
         model: The model it was made with.
         pairs: The pairs it was made with.
         sample: How many cells are run exactly.
+        exact: A grid of `activation_patching` of the same nodes, if there is one: nothing is run again, and `sample` is all it has.
         seed: Of the draw and the bootstrap.
         progress: Show a bar when many cells are run.
 
@@ -53,11 +56,22 @@ def against_exact(result: Grid, model: Runner, pairs: Pairs, *, sample: int = 20
     check_made_by_patching(result, pairs)
     if sample < 2:
         raise InputError(f"sample={sample}: agreement needs two cells at least.")
-    chosen = strata(result.values, np.isfinite(result.values), sample, seed)
-    exact = exactly(result, model, pairs, chosen != "", progress)
+    if exact is None:
+        chosen = strata(result.values, np.isfinite(result.values), sample, seed)
+        exact = exactly(result, model, pairs, chosen != "", progress)
+    else:
+        _same_nodes(result, exact)
+        check_same_runs(result, exact)
+        chosen = np.where(np.isfinite(result.values) & np.isfinite(exact.values), "given", "")
     unsigned = result.diagnostics["unsigned"]
     effects = np.nanmean(np.abs(exact.per_example), 0) if unsigned and exact.per_example is not None else exact.values
     return result.with_(check=_check(result, effects, exact.masks["known_zero"], chosen, seed, unsigned))
+
+
+def _exact(result: Grid, model: Any, pairs: Pairs, cells: np.ndarray, progress: bool) -> Grid:
+    """The exact effects of the chosen cells."""
+    told = {name: result.diagnostics[name] for name in ("direction", "positions", "normalise")}
+    return activation_patching(model, pairs, list(result.labels["layer"]), units=_units(result), cells=cells, progress=progress, **told)
 
 
 def _check(result: Grid, effects: np.ndarray, known: np.ndarray, chosen: np.ndarray, seed: int, unsigned: bool) -> Ranking:
@@ -92,3 +106,15 @@ def _by_kind(sites: np.ndarray, approximate: np.ndarray, exact: np.ndarray, zero
         return {}
     each = {k: compared(approximate[kinds == k], exact[kinds == k], zero[kinds == k], seed=seed) for k in dict.fromkeys(kinds)}
     return {f"pearson of {k}": found["pearson_without_zeros"] for k, found in each.items()}
+
+
+def _same_nodes(result: Grid, exact: Grid) -> None:
+    """Does a cell of one grid stand for the same node in the other?"""
+    for grid in (result, exact):
+        if "direction" not in grid.diagnostics:
+            raise InputError(f"{grid.title or 'A grid'!r} was not made by patching nodes; exact= takes a grid of activation_patching.")
+    told = [(g.axes, [g.label(a) for a in g.axes], g.diagnostics["direction"], g.unit) for g in (result, exact)]
+    if told[0] != told[1]:
+        raise InputError(
+            f"{exact.title!r} has other nodes, positions, direction or unit than {result.title!r}. Make both with the same options."
+        )

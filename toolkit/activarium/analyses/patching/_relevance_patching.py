@@ -31,7 +31,7 @@ def relevance_patching(
     normalise: bool = False,
     batch: int = 32,
 ) -> Grid:
-    """Which nodes would change the answer, by a gradient that norms and activations do not bend?
+    """Which nodes would change the answer, by a gradient that norm scales do not bend?
 
     `<c, a(source) - a(base)>`, where c is the gradient at the base run in a graph whose norm scales (and, by rule, activation ratios,
     gates, attention patterns) are constants; all values stay bit for bit. The cost is that of `attribution_patching`. With

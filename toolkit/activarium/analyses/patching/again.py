@@ -25,7 +25,7 @@ def exactly(result: Grid, model: Any, pairs: Pairs, cells: np.ndarray, progress:
     exact = activation_patching(
         model, pairs, list(result.labels["layer"]), units=_units(result), cells=cells, progress=progress, **settings
     )
-    _same_runs(result, exact)
+    check_same_runs(result, exact)
     return exact
 
 
@@ -47,8 +47,12 @@ def check_made_by_patching(result: Grid, pairs: Pairs) -> None:
         )
 
 
-def _same_runs(result: Grid, exact: Grid) -> None:
-    """Do both grids stand on the same clean and corrupted metric?"""
+def check_same_runs(result: Grid, exact: Grid) -> None:
+    """Do both grids stand on the same clean and corrupted metric?
+
+    Raises:
+        InputError: They do not.
+    """
     for side in ("clean", "corrupt"):
         a, b = result.diagnostics[side], exact.diagnostics[side]
         if abs(a - b) > 1e-2 * max(abs(a), abs(b), 1e-3):
