@@ -42,9 +42,10 @@ def test_its_numbers_are_those_of_against_exact_on_the_whole_grid(family, option
             for measure in MEASURES:
                 kind = report[measure].label("nodes")[at]
                 # The order of cells differs, so the last digits of a sum may.
-                assert row(report, method, measure)[kind] == pytest.approx(found[measure], rel=1e-9, abs=1e-12), (method, n, measure)
+                assert row(report, method, measure)[kind] == pytest.approx(found[measure], rel=1e-9, abs=1e-12, nan_ok=True)
     assert report["pearson"].label("nodes") == ["resid_pre", "mlp.out"]
-    assert 0 < abs(row(report, "AtP", "slope")["mlp.out"] - row(report, "relp-ah", "slope")["mlp.out"]), "the methods are not one"
+    assert not np.isnan(report["slope"].values).all(), "where all cells are equal there is no slope"
+    assert options == {"positions": "all"} or row(report, "AtP", "slope")["mlp.out"] != row(report, "relp-ah", "slope")["mlp.out"]
 
 
 def test_the_exact_grids_are_those_of_activation_patching():
@@ -98,7 +99,7 @@ def test_an_unknown_method_is_named_before_anything_runs():
     model = tiny.model("gpt2")
     pairs = tiny.pairs(model)
     model.torch_module.forward = None  # nothing can run now
-    with pytest.raises(UnknownName, match=r"No method called 'realp'. Did you mean 'relp'\?.*IG, 5 steps"):
+    with pytest.raises(UnknownName, match=r"No method called 'realp'. Did you mean 'relp' .*IG, 5 steps"):
         analyses.methods_against_exact(model, pairs, methods=["AtP", "realp"])
 
 
@@ -108,36 +109,45 @@ def test_a_path_of_one_point_says_what_it_misses():
         analyses.methods_against_exact(model, tiny.pairs(model), "blocks.*.mlp.out", methods=["mid-AtP"])
 
 
-# --- on the bundled models: what is stable over seeds is asserted, for these models and these pairs alone
+# --- on the bundled models: what held for every draw that was tried, for these models and these pairs alone
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_on_scribe_constant_norms_help_and_constant_patterns_do_not(seed):
-    """As in the paper, `relp` beats attribution patching. Patterns held constant as well lose what moves attention: the stream's effect."""
+def test_on_scribe_constant_norms_help_and_constant_patterns_do_not():
+    """As in the paper, `relp` beats attribution patching; patterns held constant as well lose the effect of the stream on attention.
+
+    For the stream, `relp` correlates better over all five draws together but in one of them (0.984 against 0.986); the rest holds in each.
+    """
     model = act.load("scribe", certify=False)
-    pairs = act.pairs.ioi(model, 32, seed=seed)
-    nodes = ("blocks.*.resid_pre", "blocks.*.mlp.out")
-    report = analyses.methods_against_exact(model, pairs, nodes, methods=("AtP", "ln", "relp", "relp-ah"), progress=False)
-    plain = row(report, "AtP")
-    for method in ("ln", "relp"):
-        assert row(report, method)["resid_pre"] > plain["resid_pre"] + 0.02
-        assert row(report, method)["mlp.out"] > plain["mlp.out"]
-    assert row(report, "relp-ah")["resid_pre"] < plain["resid_pre"] - 0.1
-    assert all(0.3 < row(report, m, "slope")["resid_pre"] < 0.95 for m in ("ln", "relp")), (
-        "a straight line, but too flat: it underestimates"
-    )
+    nodes, methods = ("blocks.*.resid_pre", "blocks.*.mlp.out"), ("AtP", "ln", "relp", "relp-ah")
+    draws = [act.pairs.ioi(model, 32, seed=seed) for seed in range(5)]
+    reports = [analyses.methods_against_exact(model, pairs, nodes, methods=methods, progress=False) for pairs in draws]
+    for report in reports:
+        plain, ln, relp, frozen = (row(report, m) for m in methods)
+        assert ln["resid_pre"] > plain["resid_pre"] and ln["mlp.out"] > plain["mlp.out"]
+        assert relp["mlp.out"] > plain["mlp.out"]
+        assert frozen["resid_pre"] < plain["resid_pre"] - 0.2
+        slopes = {m: row(report, m, "slope") for m in methods}
+        for kind in ("resid_pre", "mlp.out"):  # all are too flat; attribution patching most of the three
+            assert slopes["AtP"][kind] < 0.6 * slopes["relp"][kind] < 0.6 * slopes["ln"][kind] < 0.6
+    first = reports[0]
+    assert row(first, "relp")["resid_pre"] > row(first, "AtP")["resid_pre"] > row(first, "relp-ah")["resid_pre"]
+    plain, relp = (np.mean([row(r, m)["resid_pre"] for r in reports]) for m in ("AtP", "relp"))
+    assert relp > plain + 0.02
 
 
 @pytest.mark.slow
-def test_on_glyph_no_gradient_at_one_point_will_do():
-    """The paper's order does not hold there: `relp` does not beat attribution patching, and neither may be relied on for the stream."""
+@pytest.mark.parametrize("first", [0, 10, 20])
+def test_on_glyph_no_gradient_at_one_point_will_do(first):
+    """The paper's order does not hold there: for the stream of a blurred shape all of one point are weak, and the path is best."""
     model = act.load("glyph", certify=False)
-    drawn = [scenes.scene(scenes.TEST_SEED, i) for i in range(6)]
+    drawn = [scenes.scene(scenes.TEST_SEED, first + i) for i in range(6)]
     pairs = act.pairs.images(model, [s.image for s in drawn], "blur", mask=[s.mask for s in drawn])
-    report = analyses.methods_against_exact(
-        model, pairs, "blocks.*.resid_pre", methods=("AtP", "relp", "relp-ah", "IG, 5 steps"), progress=False
-    )
-    found = {m: row(report, m)["resid_pre"] for m in report["pearson"].label("method")}
+    methods = ("AtP", "relp", "relp-ah", "IG, 5 steps")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*completeness error.*")  # five steps; more would come nearer still
+        report = analyses.methods_against_exact(model, pairs, "blocks.*.resid_pre", methods=methods, progress=False)
+    found = {m: row(report, m)["resid_pre"] for m in methods}
     assert max(found["AtP"], found["relp"], found["relp-ah"]) < 0.8
     assert found["IG, 5 steps"] == max(found.values())
+    assert found["relp"] < found["AtP"]
