@@ -51,7 +51,7 @@ def test_a_cell_is_what_a_plain_hook_gives():
 # --- identities
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@tiny.each()
 def test_identical_inputs_have_no_effect_anywhere(family):
     model = tiny.model(family)
     stack = tiny.STACK.get(family, "")
@@ -72,7 +72,7 @@ def test_dropout_is_refused():
 
 
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@tiny.each()
 def test_the_whole_stream_carries_the_whole_change(family, direction):
     model = tiny.model(family)
     grid = activation_patching(
@@ -96,7 +96,7 @@ def test_everything_that_writes_patched_together_is_the_whole_change():
     assert np.abs(alone.values - change(alone)).min() > 1e-3
 
 
-@pytest.mark.parametrize("family", [*tiny.FAMILIES, "t5_decoder"])
+@tiny.each([*tiny.FAMILIES, "t5_decoder"], [*tiny.QUICK, "bert"])
 def test_known_zeros_are_zero_when_they_are_run(family):
     model = tiny.model(family.removesuffix("_decoder"))
     stack = "decoder." if family == "t5_decoder" else tiny.STACK.get(family, "")

@@ -25,7 +25,7 @@ def near(a, b, relative=1e-9):
 # --- what it equals
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@tiny.each()
 def test_without_rules_it_is_attribution_patching(family):
     model, stack = tiny.model(family), tiny.STACK.get(family, "")
     pairs = tiny.pairs(model)
@@ -135,7 +135,7 @@ def test_the_model_is_clean_afterwards_also_after_an_error():
 # --- pairs
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@tiny.each()
 def test_identical_inputs_score_exactly_nothing(family):
     model, stack = tiny.model(family), tiny.STACK.get(family, "")
     side = testing.images(2) if model.tokenizer is None else tiny.CLEAN
@@ -155,7 +155,7 @@ def test_ragged_pairs_batches_and_one_by_one_agree(family):
     assert (both.diagnostics["forwards"], both.diagnostics["backwards"]) == (2, 1)
 
 
-@pytest.mark.parametrize("family", [f for f in tiny.FAMILIES if f != "gemma2"])
+@tiny.each([f for f in tiny.FAMILIES if f != "gemma2"])
 def test_heads_add_up_to_what_attention_writes(family):
     model, stack = tiny.model(family), tiny.STACK.get(family, "")
     pairs = tiny.pairs(model)
