@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from activarium.analyses.patching._activation_patching import activation_patching
 from activarium.analyses.patching.agreement import compared, compared_sizes, doubts, strata
+from activarium.analyses.patching.exact_like import exact_like
 from activarium.analyses.patching.nodes import kind_of
 from activarium.errors import InputError
 from activarium.pairs import Pairs
@@ -58,7 +58,7 @@ def against_exact(
         raise InputError(f"sample={sample}: agreement needs two cells at least.")
     if exact is None:
         chosen = strata(result.values, np.isfinite(result.values), sample, seed)
-        exact = _exact(result, model, pairs, chosen != "", progress)
+        exact = exact_like(result, model, pairs, chosen != "", progress=progress)
     else:
         _same_nodes(result, exact)
         chosen = np.where(np.isfinite(result.values) & np.isfinite(exact.values), "given", "")
@@ -66,12 +66,6 @@ def against_exact(
     unsigned = result.diagnostics["unsigned"]
     effects = np.nanmean(np.abs(exact.per_example), 0) if unsigned and exact.per_example is not None else exact.values
     return result.with_(check=_check(result, effects, exact.masks["known_zero"], chosen, seed, unsigned))
-
-
-def _exact(result: Grid, model: Any, pairs: Pairs, cells: np.ndarray, progress: bool) -> Grid:
-    """The exact effects of the chosen cells."""
-    told = {name: result.diagnostics[name] for name in ("direction", "positions", "normalise")}
-    return activation_patching(model, pairs, list(result.labels["layer"]), units=_units(result), cells=cells, progress=progress, **told)
 
 
 def _check(result: Grid, effects: np.ndarray, known: np.ndarray, chosen: np.ndarray, seed: int, unsigned: bool) -> Ranking:
@@ -140,8 +134,3 @@ def _same_nodes(result: Grid, exact: Grid) -> None:
         raise InputError(
             f"{exact.title!r} has other nodes, positions, direction or unit than {result.title!r}. Make both with the same options."
         )
-
-
-def _units(result: Grid) -> list[int] | None:
-    last = result.axes[-1]
-    return None if last in ("layer", "position", "head") else [int(n) for n in result.labels[last]]
