@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from activarium.results import Grid, Overlay, Report, Series
-from activarium.widgets import show
+from activarium.results import Graph, Grid, Overlay, Report, Series
+from activarium.widgets import PatchingExplorer, show
 from activarium.workflows.export import export_page
 
 from lab import WidgetOnPage, wait_until  # isort: skip
@@ -105,3 +105,38 @@ def test_scripts_off_shows_pictures(chromium, tmp_path):
     assert still.locator("[data-widget] img").is_visible()
     assert "Scripts are off" in still.locator("body").inner_text()
     context.close()
+
+
+def test_what_was_run_stays_and_a_click_says_that_it_needs_a_kernel(offline, tmp_path, screenshots):
+    opened, troubles = offline
+    masks = {"known_zero": np.arange(36).reshape(4, 9) < 9}
+    grid = Grid(VALUES, axes="layer position", labels={"position": TOKENS}, masks=masks, title=HOSTILE, unit="logits")
+    explorer = PatchingExplorer(grid, rerun=lambda cell: 1.5)
+    explorer.measure({"layer": 2, "position": 3})
+    edges = np.array([(a, b) for a in range(6) for b in range(a + 1, 6)])
+    graph = Graph([HOSTILE, "a", "b", "c", "d", "logits"], edges, random.normal(size=15), columns={"readout": [HOSTILE] * 6})
+    export_page({"Explorer": explorer, "Circuit": graph}, tmp_path / "page.html")
+    opened.goto((tmp_path / "page.html").as_uri())
+    wait_until(opened, "document.querySelectorAll('.act-explorer[data-ready], .act-circuit[data-ready]').length === 2")
+    shown = WidgetOnPage(opened, opened.locator(".act-explorer"))
+    assert f"approximate {VALUES[2, 3]:.4g} · exact 1.5" in shown.pins()[0]
+    shown.root.locator(".act-pins button").click()
+    assert "exact 1.5 logits" in shown.read_out()
+    shown.press("ArrowRight", "Enter")
+    assert "an exact run needs one" in shown.root.locator(".act-explorer-words[aria-live]").text_content()
+    assert len(shown.pins()) == 1
+    shown.press("ArrowUp", "ArrowUp")
+    assert "exact 0 logits" in shown.read_out()  # known without a run, so also without a kernel
+    circuit = WidgetOnPage(opened, opened.locator(".act-circuit"))
+    circuit.press("ArrowUp", "ArrowUp", "Enter")
+    assert HOSTILE in circuit.read_out()
+    assert len(circuit.pins()) == 1
+    before = circuit.root.locator(".act-controls > output").text_content()
+    assert before == "15 of 15 edges, 6 of 6 nodes"
+    circuit.root.locator("input[type=range]").press("End")
+    circuit.settle()
+    assert re.match(r"[1-9]\d? of 15 edges", circuit.root.locator(".act-controls > output").text_content())
+    assert circuit.root.locator(".act-controls > output").text_content() != before
+    opened.screenshot(path=screenshots / "export_circuits.png", full_page=True)
+    assert troubles == []
+    assert opened.evaluate("window.__pwned") is None

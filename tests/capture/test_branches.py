@@ -9,6 +9,8 @@ from activarium import testing
 from activarium.branches import Branches, run_whole
 from activarium.metrics import Metric, logit_difference
 
+from .lens_models import hooked
+
 TEXTS = ["the cat saw Anna now", "Tom gave the book to Anna"]
 OTHERS = ["the cat saw Tom now", "Tom gave the cup to Anna"]
 TEXT_FAMILIES = ["gpt2", "llama", "mistral", "qwen3", "gemma2", "gpt_neox", "phi", "opt", "gptj", "bert", "albert"]
@@ -56,6 +58,43 @@ def test_branches_are_whole_forwards(family):
     assert spent["reuse"].startswith("blocks") and spent["block_rows"] < spent["whole_block_rows"]
     for one, mine, wanted in zip(made, found, run_whole(model, inputs, made, metric), strict=True):
         assert np.abs(mine - wanted).max() < 1e-9 * max(1.0, np.abs(wanted).max()), one.site
+
+
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+@pytest.mark.parametrize("family", ["t5", "t5_gated"])
+def test_branches_of_two_stacks(family, stack):
+    """Two examples of one length in one walk: each decoder must be given the encoder of its own example."""
+    model = make(family)
+    decoder = ["the cat", "a dog"]
+    clean = {"encoder": ["the cat saw Anna", "Tom gave the book"], "decoder": decoder}
+    corrupt = {"encoder": ["the dog saw Tom", "Anna took the book"], "decoder": decoder}
+    made = []
+    for name in ("resid_pre", "resid_mid", "attn.out", "mlp.out", "mlp.post", *(("cross.out", "cross.q") if stack == "decoder" else ())):
+        site = f"{stack}.blocks.1.{name}"
+        base, source = model.run(clean, read=site)[site].tensor, model.run(corrupt, read=site)[site].tensor
+        lengths = model.inputs(clean).rows_of(stack)
+        example = np.repeat(np.arange(2), lengths)
+        position = np.concatenate([np.arange(n) for n in lengths])
+        part = np.full(len(example), 1 if name == "cross.q" else -1)
+        made.append(Branches(site, example, position, part, base, source, np.r_[0, np.cumsum(lengths)[:-1]], lengths))
+    inputs = model.inputs(clean)
+    found, spent = model.branches(inputs, made, METRIC)
+    assert spent["reuse"] == "blocks"
+    for one, mine, wanted in zip(made, found, run_whole(model, inputs, made, METRIC), strict=True):
+        assert np.abs(mine - wanted).max() < 1e-9 * max(1.0, np.abs(wanted).max()), one.site
+        assert len({round(float(w), 9) for w in wanted}) > 3  # each branch does something of its own
+
+
+@pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
+def test_a_transformer_lens_model_is_branched_as_well():
+    pytest.importorskip("transformer_lens", reason="transformer-lens is not installed")
+    net, tokenizer = hooked("gpt2")
+    model = act.wrap(net, tokenizer, certify=False)
+    made = [branches(model, f"blocks.1.{n}", TEXTS, OTHERS) for n in ("resid_pre", "attn.out", "mlp.out", "mlp.post")]
+    found, spent = model.branches(TEXTS, made, METRIC)
+    assert spent["reuse"] == "blocks"
+    for mine, wanted in zip(found, run_whole(model, model.inputs(TEXTS), made, METRIC), strict=True):
+        assert np.abs(mine - wanted).max() < 1e-4
 
 
 def test_rows_that_blocks_are_run_on_are_counted():

@@ -65,6 +65,17 @@ def test_a_processor_that_crops_leaves_patches_exact_borders() -> None:
         act.pairs.images(model, wide, "mean", box=(0, 0, 40, 10))
 
 
+@pytest.mark.parametrize("pillow", [False, True])
+def test_grey_pictures_have_one_channel(pillow: bool) -> None:
+    model, processor = act.testing.tiny("vit", num_channels=1)
+    processor.image_mean, processor.image_std, processor.do_convert_rgb = [0.3], [0.2], False
+    model = act.wrap(model, processor, certify=False)
+    grey = [p[..., 0] for p in noisy(2, 48)]
+    made = act.pairs.images(model, [Image.fromarray(p) for p in grey] if pillow else grey, "blur", patches=CELLS)
+    assert (differing(made) == grid(CELLS)).all()
+    assert made.clean.data[""].shape == (2, 1, 32, 32)
+
+
 def test_each_image_may_have_its_own_patches(vit) -> None:
     own = np.stack([grid([(1, 1)]), grid([(2, 2), (0, 0)])])
     assert (differing(act.pairs.images(vit, noisy(2), patches=own)) == own).all()

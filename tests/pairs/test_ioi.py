@@ -157,6 +157,18 @@ def made_byte_pairs(names: list[str]):
     return act.wrap(model, tokenizer, certify=False)
 
 
+@pytest.mark.slow  # TransformerLens takes seconds to import
+@pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")  # told to whoever makes one
+def test_transformerlens_models_get_the_same_sentences(llama) -> None:
+    from ..capture.lens_models import bridge, hooked
+
+    wanted = act.pairs.ioi(llama, 6)
+    for kind in (hooked, bridge):
+        found = act.pairs.ioi(act.wrap(*kind("llama"), certify=False), 6)
+        assert found.words() == wanted.words()
+        assert all((found.places[n] == at).all() for n, at in wanted.places.items())
+
+
 def test_a_vocabulary_that_cannot_say_it_is_refused() -> None:
     words = ["<unk>", "the", "Anna", "Ben", "park", "book"]
     made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))

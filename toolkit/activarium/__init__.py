@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from activarium.workflows.capture import capture as capture
     from activarium.workflows.capture import plan as plan
     from activarium.workflows.cluster import Cluster as Cluster
+    from activarium.workflows.explore import explore as explore
     from activarium.workflows.survey import survey as survey
 
 # Public name → where it lives. A place without a colon is a room: `act.edits.Add`.
@@ -54,6 +55,7 @@ _NAMES = {
     "atlas": "activarium.workflows.atlas:atlas",
     "capture": "activarium.capture",  # a room that can be called, see _CallableRoom
     "edits": "activarium.edits",
+    "explore": "activarium.workflows.explore:explore",
     "identical": "activarium.results:identical",
     "load": "activarium.capture:load",
     "load_result": "activarium.results:load",

@@ -12,6 +12,7 @@ from activarium import pictures
 
 STATIC_EDGES = 120  # a picture without a slider shows the strongest edges only
 WIDTH, ROW, EDGE = 680, 52, 34
+FINE = 3
 
 
 def kept(count: int, edges: np.ndarray, values: np.ndarray, threshold: float) -> np.ndarray:
@@ -121,22 +122,28 @@ def raster(nodes: Sequence[str], edges: np.ndarray, values: np.ndarray, row: np.
     """The same as pixels `(height, width, 3)`, with names where Pillow can write them."""
     height = max(1, len(np.unique(row))) * ROW
     spot = places(row) * np.array([WIDTH - 20, height]) + np.array([10, 0])
-    pixels = np.full((height, WIDTH, 3), 255, np.uint8)
-    share = np.linspace(0, 1, 2 * max(height, WIDTH))[:, None]
+    # Drawn three times as large and averaged, so that thin lines stay thin.
+    fine = np.full((height * FINE, WIDTH * FINE, 3), 255, np.uint8)
     paint, wide = colours(values), widths(values)
     for i in np.argsort(np.abs(values)):
-        line = spot[edges[i, 0]] * (1 - share) + spot[edges[i, 1]] * share
-        _dots(pixels, line, round(float(wide[i]) / 2), paint[i])
-    _dots(pixels, spot, 4, np.array([34, 34, 34]))
+        start, end = spot[edges[i, 0]], spot[edges[i, 1]]
+        share = np.linspace(0, 1, int(FINE * np.abs(end - start).max()) + 2)[:, None]
+        _dots(fine, start * (1 - share) + end * share, float(wide[i]) / 2, paint[i])
+    _dots(fine, spot, 4, np.array([34, 34, 34]))
+    pixels = fine.reshape(height, FINE, WIDTH, FINE, 3).mean((1, 3)).round().astype(np.uint8)
     return _named(pixels, [_end(n, int(WIDTH / (row == r).sum() / 6)) for n, r in zip(nodes, row, strict=True)], spot)
 
 
-def _dots(pixels: np.ndarray, spots: np.ndarray, radius: int, colour: np.ndarray) -> None:
-    height, width, _ = pixels.shape
-    for down in range(-radius, radius + 1):
-        for right in range(-radius, radius + 1):
-            x, y = np.rint(spots + np.array([right, down])).astype(int).T
-            pixels[y.clip(0, height - 1), x.clip(0, width - 1)] = colour
+def _dots(fine: np.ndarray, spots: np.ndarray, radius: float, colour: np.ndarray) -> None:
+    """Discs of this radius, in pixels of the finished picture."""
+    height, width, _ = fine.shape
+    reach = int(radius * FINE)
+    centre = np.rint(spots * FINE).astype(int)
+    for down in range(-reach, reach + 1):
+        for right in range(-reach, reach + 1):
+            if down**2 + right**2 <= reach**2:
+                x, y = (centre + np.array([right, down])).T
+                fine[y.clip(0, height - 1), x.clip(0, width - 1)] = colour
 
 
 def _named(pixels: np.ndarray, names: Sequence[str], spots: np.ndarray) -> np.ndarray:

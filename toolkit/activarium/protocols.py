@@ -46,3 +46,16 @@ class Rerun(Protocol):
     def __call__(self, cell: Mapping[str, int]) -> float:
         """The exact value, in the unit of the grid."""
         ...
+
+
+@runtime_checkable
+class Dictionary(Protocol):
+    """Features of a site: sae-lens' SAEs are some, and so is anything that encodes and decodes."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes `row feature` of values `row …`."""
+        ...
+
+    def decode(self, feature_acts: Tensor) -> Tensor:
+        """Values `row …` of codes, affine in them."""
+        ...

@@ -136,11 +136,12 @@ def test_bfloat16_adds_up_as_far_as_it_can() -> None:
 @pytest.mark.slow  # TransformerLens takes seconds to import
 @pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")  # told to whoever makes one
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
-def test_transformerlens_gives_the_same_shares(family: str) -> None:
-    from ...capture.lens_models import hooked
+@pytest.mark.parametrize("kind", ["hooked", "bridge"])
+def test_transformerlens_gives_the_same_shares(family: str, kind: str) -> None:
+    from ...capture import lens_models
 
     inputs, plain = inputs_of(family), direct_logit_attribution(made(family), inputs_of(family), DIFFERENCE, per_source=True)
-    twin, tokenizer = hooked(family)
+    twin, tokenizer = getattr(lens_models, kind)(family)
     found = direct_logit_attribution(act.wrap(twin, tokenizer, certify=False), inputs, DIFFERENCE, per_source=True)
     assert found["terms"].label("term") == plain["terms"].label("term")
     for part in ("terms", "heads", "sources"):
@@ -214,6 +215,16 @@ def test_what_is_no_sum_is_refused() -> None:
         direct_logit_attribution(made("clip"), {"text": ["who ?"], "images": act.testing.images(1)}, class_logit([0]))
 
 
+def test_an_answer_that_is_its_own_foil_gives_nothing() -> None:
+    model = made("gpt2")
+    report = direct_logit_attribution(model, ["who ?", "who saw Tom"], logit_difference([11, 12], [11, 13]), per_source=True)
+    assert (report["terms"].per_example[0] == 0).all()
+    assert (report["sources"].per_example[0] == 0).all()
+    assert (report["terms"].per_example[1] != 0).any()
+    with pytest.raises(InputError, match=r"'logit_difference' does not depend on the logits.* Is every answer its own foil\?"):
+        direct_logit_attribution(model, ["who ?"], logit_difference([11], [11]))
+
+
 def test_opt_350m_is_refused_as_post_norm() -> None:
     model, tokenizer = act.testing.tiny("opt", do_layer_norm_before=False)
     with pytest.raises(InputError, match="is post-norm"):
@@ -245,7 +256,10 @@ def test_a_head_that_is_not_linear_is_refused() -> None:
 
 def test_models_without_heads_to_follow_still_have_writes() -> None:
     model = made("bloom")
-    with pytest.raises(MissingSite, match=r"has no site 'blocks.0.attn.z'"):
+    with pytest.raises(
+        MissingSite,
+        match=r"The heads of blocks.0.attn.z cannot be followed: its attention does not pass.* With heads=False each attention is one term",
+    ):
         direct_logit_attribution(model, inputs_of("bloom"), DIFFERENCE)
     report = direct_logit_attribution(model, inputs_of("bloom"), DIFFERENCE, heads=False)
     assert report["terms"].per_example.sum(1) == pytest.approx(measured(model, inputs_of("bloom"), DIFFERENCE), abs=1e-5)

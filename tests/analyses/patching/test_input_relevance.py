@@ -56,7 +56,7 @@ def test_relp_with_frozen_attention_adds_up_to_the_metric(gpt2):
     assert (found.diagnostics["rule norms"], found.diagnostics["rule activations"], found.diagnostics["rule attention"]) == (7, 3, 3)
 
 
-@pytest.mark.parametrize("method", ["relp", "attnlrp", "ln", "ln-id", "gradient_x_input"])
+@pytest.mark.parametrize("method", ["relp", "attnlrp", "gim", "ln", "ln-id", "gradient_x_input"])
 def test_other_methods_say_what_is_left_over(gpt2, method):
     found = input_relevance(gpt2, TEXTS, METRIC, method=method)
     assert f"{method} does not promise it, relp-ah does" in found.diagnostics["conservation"]
@@ -155,6 +155,30 @@ def test_two_towers_measure_one_picture():
     rec = model.run(data, metrics=metric, grad=True, read="vision.embed")
     rows = (rec.backward()["vision.embed"].tensor * rec["vision.embed"].tensor).sum(-1).detach()
     assert np.allclose(found.values[0].ravel(), rows[-16:])  # the second picture's
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "bert", "t5_gated", "vit"])
+def test_secants_are_complete(family):
+    model = double(family)
+    if family == "vit":
+        data, metric = testing.images(2), class_logit([1, 2])
+    else:
+        data, metric = {"encoder": TEXTS, "decoder": [torch.tensor([20, 31])] * 2} if family == "t5_gated" else TEXTS, METRIC
+    found = input_relevance(model, data, metric, method="deeplift", example=1)
+    assert found.diagnostics["completeness_error"] < 1e-4  # some norms compute in float32
+    path = quiet(model, data, metric, method="integrated_gradients", example=1, steps=1)
+    for name in ("metric at the input", "metric at the baseline"):
+        assert found.diagnostics[name] == pytest.approx(path.diagnostics[name])
+    rows = sum(v for n, v in found.diagnostics.items() if n.endswith(" rows"))
+    change = found.diagnostics["metric at the input"] - found.diagnostics["metric at the baseline"]
+    assert rows == pytest.approx(change, rel=1e-4)
+    assert not np.allclose(found.values, path.values, rtol=1e-2)
+
+
+def test_two_towers_have_no_secants():
+    data = {"images": testing.images(2), "text": TEXTS}
+    with pytest.raises(InputError, match=r"clip has parts that no secant passes: embeddings are brought to length one"):
+        input_relevance(double("clip"), data, logit_difference([0, 1], [1, 0]), method="deeplift")
 
 
 def test_what_cannot_be_bound_is_said():

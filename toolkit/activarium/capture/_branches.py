@@ -15,13 +15,12 @@ from activarium.capture._probe import Stack
 from activarium.capture._sites import Place
 from activarium.capture._staircase import Base, Entry, Walk, base_of
 from activarium.capture._tail import answers
-from activarium.errors import InputError
 from activarium.metrics import Metric
 
 if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner
 
-SUMS = ("resid_mid", "resid_cross")
+SUMS = ("resid_mid",)
 ENDS = ("mlp.out",)  # the last thing a pre-norm block adds
 Advance = Callable[[int], Any]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
@@ -58,15 +57,16 @@ class _Differs(Exception):
 def _shared(
     model: TorchRunner, inputs: Any, branches: Sequence[Branches], metric: Metric, memory: int, advance: Advance
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    (stack,) = model.anatomy.stacks.values()
+    stack = _stack(model, branches)
     entries = [_Way(model, stack, b) for b in branches]
     changed = [changes(b) for b in branches]
     found, spent = [np.full(len(b), np.nan) for b in branches], Spent()
     prefix = _prefix_fits(model, stack)
-    lengths = np.asarray(inputs.lengths)
-    for length in np.unique(lengths):
-        members = np.flatnonzero(lengths == length)
-        here = [lengths[b.example] == length for b in branches]
+    lengths = np.stack([inputs.rows_of(s) for s in inputs.data], 1)  # of every row space
+    for length in np.unique(lengths, axis=0):
+        alike = (lengths == length).all(1)
+        members = np.flatnonzero(alike)
+        here = [alike[b.example] for b in branches]
         if not any(h.any() for h in here):
             continue
         base = base_of(model, stack, inputs.select(members).numbered(0), metric.select(members), prefix)
@@ -75,7 +75,7 @@ def _shared(
             values[idle] = base.metric[np.searchsorted(members, one.example[idle])]
             advance(int(idle.sum()))
         some = [np.flatnonzero(h & c) for h, c in zip(here, changed, strict=True)]
-        group = _Group(model, stack, base, members, int(length), metric, spent)
+        group = _Group(model, stack, base, inputs, members, metric, spent)
         for start, numbers in _starts(branches, some, prefix):
             for chunk in _chunks(entries, numbers, group.room(memory, start)):
                 group.run(entries, chunk, start, found)
@@ -93,18 +93,27 @@ def _shared(
 
 def _unfit(model: TorchRunner, branches: Sequence[Branches]) -> str:
     """Why these branches have to be run as whole forwards; empty if they need not."""
-    if len(model.anatomy.stacks) != 1 or len(model._encoder.spaces) != 1:
-        return "the model has several stacks"
+    stacks = set(model.anatomy.stacks)
+    if stacks != set(model._encoder.spaces) or (len(stacks) > 1 and stacks != {"encoder", "decoder"}):
+        return "the model has several towers"
     if model._standing:
         return "the model runs with edits"
     if "logits" in model.sites.missing:
         return "the model has no head"
-    (stack,) = model.anatomy.stacks.values()
+    stack = _stack(model, branches)
     for one in branches:
         short = one.site.removeprefix(stack.prefix)
+        if model.sites.find(one.site).rows != stack.name:
+            return "branches of several stacks"
         if short != "embed" and (not short.startswith("blocks.") or _place(model, one.site) is None):
             return f"{one.site} lies outside the blocks or in an attention kernel"
     return ""
+
+
+def _stack(model: TorchRunner, branches: Sequence[Branches]) -> Stack:
+    """The stack of the first branches; all others belong to it too, or are unfit."""
+    space = model.sites.find(branches[0].site).rows
+    return model.anatomy.stacks.get(space) or next(iter(model.anatomy.stacks.values()))
 
 
 def _place(model: TorchRunner, name: str) -> Place | None:
@@ -118,7 +127,7 @@ def _prefix_fits(model: TorchRunner, stack: Stack) -> bool:
 
     heads = all(f"{stack.prefix}blocks.{i}.attn.{n}" in model.sites for i in range(len(stack.blocks)) for n in ("k_rot", "v"))
     shared = len({b.path for b in stack.blocks}) < len(stack.blocks)
-    return type(model) is Plain and heads and not shared and model.looks_back(stack.name)
+    return type(model) is Plain and len(model.anatomy.stacks) == 1 and heads and not shared and model.looks_back(stack.name)
 
 
 class _Way:
@@ -142,13 +151,11 @@ class _Way:
             self.block, self.at_boundary, self.adds = number, False, False
             self.place = model.sites.find(branches.site).place
             if short in SUMS and algebra != "post-norm":
-                self.place = self._through_write(model, short)
+                self.place = self._through_write(model)
 
-    def _through_write(self, model: TorchRunner, short: str) -> Place | None:
+    def _through_write(self, model: TorchRunner) -> Place | None:
         """The sum of stream and write is no module: with the stream as it was, another sum is another write."""
         stem = self.branches.site.rpartition(".")[0]
-        if short == "resid_cross":
-            raise InputError(f"{self.branches.site} cannot be branched at; patch cross.out.")
         return model.sites.find(f"{stem}.attn.out").place
 
 
@@ -156,17 +163,10 @@ class _Group:
     """Examples of one length and what is run for them."""
 
     def __init__(
-        self, model: TorchRunner, stack: Stack, base: Base, members: np.ndarray, length: int, metric: Metric, spent: Spent
+        self, model: TorchRunner, stack: Stack, base: Base, inputs: Any, members: np.ndarray, metric: Metric, spent: Spent
     ) -> None:
-        self.model, self.stack, self.base, self.members, self.length, self.metric, self.spent = (
-            model,
-            stack,
-            base,
-            members,
-            length,
-            metric,
-            spent,
-        )
+        self.model, self.stack, self.base, self.inputs, self.members = model, stack, base, inputs, members
+        self.metric, self.spent, self.length = metric, spent, base.streams[0].shape[1]
         self.place = {int(e): i for i, e in enumerate(members)}
 
     def room(self, memory: int, start: int) -> int:
@@ -185,7 +185,8 @@ class _Group:
                 entries.setdefault(way.block, []).append(self._entry(way, numbers, count, start))
                 count += len(numbers)
         lowest = min(entries)
-        entries[lowest].append(Entry(np.array([count]), np.array([0]), self.base.streams[lowest][:1, start:]))  # the control
+        # The control: an example that goes along untouched, and not the one that the model is called with.
+        entries[lowest].append(Entry(np.array([count]), np.array([len(self.members) - 1]), self.base.streams[lowest][-1:, start:]))
         try:
             walk.run(entries)
         except torch.OutOfMemoryError:
@@ -196,7 +197,7 @@ class _Group:
         self._spend(walk, lowest)
         measured = np.empty(count + 1)
         example = self.members[walk.example]
-        measured[walk.number] = answers(self.model, self.stack, walk, example, self.metric)
+        measured[walk.number] = answers(self.model, self.stack, walk, self.inputs, example, self.metric)
         self._compare(measured[count], start)
         at = 0
         for i, numbers in owners:
@@ -210,7 +211,7 @@ class _Group:
         self.spent.whole_rows += (len(walk.number) - 1) * self.length * depth
 
     def _compare(self, control: float, start: int) -> None:
-        wanted, allowed = float(self.base.metric[0]), TOLERANCE[self.model.dtype]
+        wanted, allowed = float(self.base.metric[-1]), TOLERANCE[self.model.dtype]
         if not abs(control - wanted) <= allowed * max(1.0, abs(wanted)):
             raise _Differs(f"an untouched example gives {control:.6g} in parts (from position {start}) and {wanted:.6g} in one forward")
 

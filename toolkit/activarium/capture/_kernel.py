@@ -82,17 +82,20 @@ class Seat:
         if name is None:
             return kernel(module, q, k, v, mask, **options)
         q, k, v = self._rotated(f"{name}.q_rot", q), self._rotated(f"{name}.k_rot", k), self._rotated(f"{name}.v", v)
-        changing, spans = self._changing(name), []
-        if changing or self._watch or {f"{name}.q_rot", f"{name}.k_rot"} & self.reads:
+        changing, spans, rules = self._changing(name), [], self.session.rules
+        explicit = rules is not None and rules.explicit
+        if changing or explicit or self._watch or {f"{name}.q_rot", f"{name}.k_rot"} & self.reads:
             spans = self._spans(name, k.shape[2])
             if k.shape[2] != self.session.cells(self.model.sites[f"{name}.k_rot"].rows)[1]:
                 self.partial.add(name)
             spec = describe(module, q, k, mask, options, self.model.eager, spans)
             self.specs[name] = replace(spec, edited=bool(changing))
         self.session.stop_at(f"{name}.q_rot", f"{name}.k_rot", f"{name}.v")
-        if self.session.rules is not None:
-            q, k, v = self.session.rules.attended(path, q, k, v)
+        if rules is not None:
+            q, k, v = rules.attended(path, q, k, v)
         z, weights = (self._eagerly(name, q, k, v, spans, changing), None) if changing else kernel(module, q, k, v, mask, **options)
+        if rules is not None and explicit:
+            z = rules.mixed(path, z, q, k, v, self.specs[name], spans)
         z = self._rotated(f"{name}.z", z.transpose(1, 2)).transpose(1, 2)
         self.session.stop_at(f"{name}.z")
         return z, weights

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from activarium.capture._block import Block
+from activarium.capture._gradients import TOLERANCE
 from activarium.capture._weights import NORMS
 
 if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner
 
+OWN_CODE = {"attn.q", "attn.k", "attn.v", "attn.scores", "attn.pattern"}  # what must be seen of an attention that calls no kernel
 GAINS, BIASES = ("weight", "w", "lambda1"), ("bias", "b")
-TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}  # of the largest value; some norms compute in float32. 16-bit floats get 3e-2
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,29 @@ class NormForm:
 
     def frozen(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """What the norm gives, affine in `x` and in its own bias: the scale of each row is the one that was used, held constant."""
+        gained, bias = self.gained(module, self.centre(x)), _own(module, BIASES)
+        made = gained * self.scale(module, gained, y)
+        return (made if bias is None else made + bias.to(made.dtype)).to(y.dtype)
+
+    def centre(self, x: Tensor) -> Tensor:
+        """What is scaled, in float32 at least."""
         wide = x if x.dtype == torch.float64 else x.float()
-        gain, bias = _own(module, GAINS), _own(module, BIASES)
-        moved = wide - wide.mean(-1, keepdim=True) if self.centred else wide
-        if gain is not None:
-            gain = gain.detach().to(wide.dtype)
-            moved = moved * (gain + 1 if self.plus_one else gain)
+        return wide - wide.mean(-1, keepdim=True) if self.centred else wide
+
+    def gained(self, module: nn.Module, values: Tensor) -> Tensor:
+        """Values times the gain, which is no leaf."""
+        gain = _own(module, GAINS)
+        if gain is None:
+            return values
+        gain = gain.detach().to(values.dtype)
+        return values * (gain + 1 if self.plus_one else gain)
+
+    def scale(self, module: nn.Module, gained: Tensor, y: Tensor) -> Tensor:
+        """The scale of each row as the module really used it, whatever its epsilon; a row without variance tells none and has 0."""
         with torch.no_grad():
-            target = y.to(wide.dtype) if bias is None else y.to(wide.dtype) - bias.to(wide.dtype)
-            # The scale as the module really used it, whatever its epsilon; a row without variance tells none.
-            scale = (torch.linalg.vecdot(target, moved) / torch.linalg.vecdot(moved, moved)).nan_to_num(0.0, 0.0, 0.0)[..., None]
-        moved = moved * scale
-        return (moved if bias is None else moved + bias.to(wide.dtype)).to(y.dtype)
+            bias = _own(module, BIASES)
+            target = y.to(gained.dtype) if bias is None else y.to(gained.dtype) - bias.to(gained.dtype)
+            return (torch.linalg.vecdot(target, gained) / torch.linalg.vecdot(gained, gained)).nan_to_num(0.0, 0.0, 0.0)[..., None]
 
 
 @dataclass
@@ -136,7 +148,7 @@ def _mlps(model: TorchRunner, blocks: list[tuple[str, Block]], found: Found) -> 
 
 def _attentions(model: TorchRunner, blocks: list[tuple[str, Block]], found: Found) -> None:
     for name, block in blocks:
-        lacking = not block.attention if model.watches else not {"attn.q", "attn.k", "attn.v"} <= block.places.keys()
+        lacking = not block.attention if model.watches else not block.places.keys() >= OWN_CODE
         if lacking and block.algebra != "single":
             found.note("attention", f"{name} has an attention that is not seen")
     for path, module in model.torch_module.named_modules():

@@ -5,39 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from activarium.capture._block import Block
 from activarium.capture._cuts import read_cut
-from activarium.capture._rule_modules import TOLERANCE, NormForm, blocks_of, rule_modules
+from activarium.capture._gradients import Scaled, checked, ratio, scaled, slope_of, with_gradient_of
+from activarium.capture._rule_modules import NormForm, blocks_of, rule_modules
 from activarium.capture._sites import Place
+from activarium.capture._tempered import Tempered, tempered_mix
 from activarium.capture._trace import first_tensor
-from activarium.errors import InputError
-from activarium.rules import ATTENTION, Rules, as_rules
+from activarium.rules import ATTENTION, Rules
 
 if TYPE_CHECKING:
+    from activarium.attention import AttentionSpec
+    from activarium.capture._masks import Span
     from activarium.capture._runner import TorchRunner
 
 Change = Callable[[Tensor], Tensor]
-
-
-def bound_rules(model: TorchRunner, given: Rules | str | None, grad: bool) -> BoundRules | None:
-    """Rules for one forward, or None.
-
-    Raises:
-        InputError: No gradient is asked for, or the model's dtype has no room for gradients.
-        UnknownName: No set of rules has this name.
-    """
-    if given is None:
-        return None
-    rules = as_rules(given)
-    if not grad:
-        raise InputError(f"rules={rules.name!r} changes gradients and no values, so it needs grad=True.")
-    if model.dtype == torch.float16:
-        raise InputError(f"{model.name} is float16, in which gradients underflow to zero. Load it in float32 or bfloat16 to use rules.")
-    return BoundRules(model, rules)
 
 
 class BoundRules:
@@ -111,7 +96,7 @@ class BoundRules:
             y = output if isinstance(output, Tensor) else output.logits
             x = seen.pop()
             self.fired["activations"].add("logit soft-cap")
-            new = with_gradient_of(x * ratio(x, y, 1.0), y)
+            new = self._activation("logit soft-cap", module, 1.0, x, y)
             if isinstance(output, Tensor):
                 return new
             output.logits = new
@@ -132,36 +117,44 @@ class BoundRules:
 
             return change
 
-        for leaf in ("mlp.pre", "mlp.up") if functional else ():
+        for leaf in self._branches(functional):
             if leaf in places:
                 yield self._at(places[leaf], noted(leaf), last=True)
+        yield self._at(places["mlp.post"], lambda post: self._post(post, places, seen, functional, gated))
+
+    def _branches(self, functional: bool) -> tuple[str, ...]:
+        """What must be seen before the neurons."""
+        return ("mlp.pre", "mlp.up") if functional else ()
+
+    def _post(self, post: Tensor, places: dict[str, Place], seen: dict[str, Tensor], functional: bool, gated: bool) -> Tensor:
         path = places["mlp.post"].path
-
-        def change(post: Tensor) -> Tensor:
-            if functional:
-                post = self._functional(post, places, seen, path)
-            if gated:
-                self.fired["gates"].add(path)
-                post = _Scaled.apply(post, 0.5)  # type: ignore[assignment]
-            return post
-
-        yield self._at(places["mlp.post"], change)
+        if functional:
+            post = self._functional(post, places, seen, path)
+        if gated:
+            self.fired["gates"].add(path)
+            post = Scaled.apply(post, 0.5)  # type: ignore[assignment]
+        return post
 
     def _functional(self, post: Tensor, places: dict[str, Place], seen: dict[str, Tensor], path: str) -> Tensor:
         if not post.requires_grad:
             return post
         self.fired["activations"].add(path)
         raw, raw_up = seen.pop("mlp.pre"), seen.pop("mlp.up", None)
-        x, bent = (read_cut(t, places["mlp.pre"].cut).reshape(post.shape) for t in (raw, _slope(post, raw)))
+        x, bent = (read_cut(t, places["mlp.pre"].cut).reshape(post.shape) for t in (raw, slope_of(post, raw)))
         if raw_up is None:
             return with_gradient_of(x * ratio(x, post, bent), post)
         # The derivative of a product by one factor is the other: the activation, with no division.
-        up, act = (read_cut(t, places["mlp.up"].cut).reshape(post.shape) for t in (raw_up, _slope(post, raw_up)))
+        up, act = (read_cut(t, places["mlp.up"].cut).reshape(post.shape) for t in (raw_up, slope_of(post, raw_up)))
         slope = (bent / up.detach()).nan_to_num(0.0, 0.0, 0.0)
         rest = (post - act * up).detach()  # a bias that some code adds after the product
         return checked(x * ratio(x, act, slope) * up + rest, post, path)
 
     # --- attention
+
+    @property
+    def explicit(self) -> bool:
+        """Has the mix of an attention a gradient of its own, made from queries, keys and values?"""
+        return self.rules.attention == "tempered"
 
     @property
     def seated(self) -> bool:
@@ -173,7 +166,7 @@ class BoundRules:
         if self.rules.attention == "ordinary":
             return list(values)
         self.fired["attention"].add(path)
-        return [_scaled(v, factor) for v, factor in zip(values, ATTENTION[self.rules.attention], strict=True)]
+        return [scaled(v, factor) for v, factor in zip(values, ATTENTION[self.rules.attention], strict=True)]
 
     def _attention_places(self) -> Iterator[RemovableHandle]:
         """Where attention is the model's own code: at its pattern if that is held constant, else where q, k and v pass."""
@@ -182,15 +175,23 @@ class BoundRules:
             if self.rules.attention == "frozen" and "attn.pattern" in places:
                 yield self._at(places["attn.pattern"], self._counted(path, None), last=True)
                 continue
+            if self.explicit:
+                seen: list[Tensor] = []
+                yield self._at(places["attn.scores"], lambda scores, seen=seen: seen.append(scores) or scores, last=True)
+                yield self._at(places["attn.pattern"], lambda value, seen=seen, path=path: checked(Tempered.apply(seen.pop()), value, path))
             for leaf, factor in zip("qkv", ATTENTION[self.rules.attention], strict=True):
                 place = places.get(f"attn.{leaf}_rot") or places.get(f"attn.{leaf}")
                 if place is not None:
                     yield self._at(place, self._counted(path, factor), last=True)
 
+    def mixed(self, path: str, z: Tensor, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, spans: list[Span]) -> Tensor:
+        """The mix `example query head d_head` with a gradient of its own; asked for where rules are `explicit`."""
+        return tempered_mix(path, z, q, k, v, spec, spans)
+
     def _counted(self, path: str, factor: float | None) -> Change:
         def change(value: Tensor) -> Tensor:
             self.fired["attention"].add(path)
-            return _scaled(value, factor)
+            return scaled(value, factor)
 
         return change
 
@@ -211,67 +212,3 @@ class BoundRules:
             return args, {**kwargs, key: change(kwargs[key])}
 
         return module.register_forward_pre_hook(before, prepend=not last, with_kwargs=True)
-
-
-def with_gradient_of(rule: Tensor, value: Tensor) -> Tensor:
-    """`value` bit for bit, with the gradient of `rule`."""
-    return _InPlaceOf.apply(value, rule)  # type: ignore[return-value]
-
-
-def checked(rule: Tensor, value: Tensor, name: str) -> Tensor:
-    """`value` with the gradient of `rule`, which is made of something else and must be seen to equal it.
-
-    Raises:
-        InputError: They are not the same numbers up to rounding.
-    """
-    size = TOLERANCE.get(value.dtype, 3e-2)
-    with torch.no_grad():
-        gap, largest = (rule - value).abs_().max(), value.abs().max()
-    if gap > size * largest:
-        raise InputError(
-            f"The relevance rule for {name} gives other values than the module: {float(gap):.1e} apart, at most {float(size * largest):.1e} "
-            "can be rounding. Something between its input and its output is not what the rule assumes; switch this rule off."
-        )
-    return with_gradient_of(rule, value)
-
-
-class _InPlaceOf(torch.autograd.Function):
-    """The first value, the second one's gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, rule: Tensor) -> Tensor:
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
-        return None, gradient
-
-
-class _Scaled(torch.autograd.Function):
-    """The same value, its gradient times a factor."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient * ctx.factor, None
-
-
-def _scaled(value: Tensor, factor: float | None) -> Tensor:
-    if factor is None:
-        return value.detach()
-    return value if factor == 1 else _Scaled.apply(value, factor)  # type: ignore[return-value]
-
-
-def ratio(x: Tensor, y: Tensor, slope: Tensor | float) -> Tensor:
-    """`f(x) / x`, held constant; its limit, the slope, where x is zero. Nothing is added to x: that would move a pole, not remove it."""
-    x, y = x.detach(), y.detach()
-    return torch.where(x == 0, slope, y / x)
-
-
-def _slope(y: Tensor, x: Tensor) -> Tensor:
-    """Derivative of each number of y by its own x."""
-    return torch.autograd.grad(y, x, torch.ones_like(y), retain_graph=True)[0]

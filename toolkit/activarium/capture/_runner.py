@@ -18,21 +18,22 @@ from activarium.activations import Activations
 from activarium.branches import Branches
 from activarium.capture import _weights
 from activarium.capture._answers import Answers, needed, needs_kernel
+from activarium.capture._bound import bound_rules
 from activarium.capture._branches import run_branches
 from activarium.capture._encode import Encoder
 from activarium.capture._inputs import Batch, Inputs
 from activarium.capture._interface import watching
 from activarium.capture._looks_back import looks_back
+from activarium.capture._normalise import normalise
 from activarium.capture._probe import Anatomy
 from activarium.capture._resume import Resume
-from activarium.capture._rules import bound_rules
 from activarium.capture._session import Keep, Session, Stop, as_rows
 from activarium.capture._sites import Place, Site
 from activarium.edits import Edit
 from activarium.errors import InputError, unknown
 from activarium.metrics import Metric
 from activarium.recording import Recording
-from activarium.rules import Rules
+from activarium.rules import Rules, Secant
 
 if TYPE_CHECKING:
     from activarium.capture._certify import Certificate
@@ -217,7 +218,7 @@ class TorchRunner:
         stop_after: str | None = None,
         bos: Any = "tokenizer",
         keep: Keep | None = None,
-        rules: Rules | str | None = None,
+        rules: Rules | Secant | str | None = None,
     ) -> Recording:
         """One forward over one right-padded batch: read sites after edits, measure the answer.
 
@@ -318,7 +319,7 @@ class TorchRunner:
         stop_after: str | None,
         forward: Callable[..., Any],
         keep: Keep | None = None,
-        rules: Rules | str | None = None,
+        rules: Rules | Secant | str | None = None,
     ) -> Recording:
         if self.torch_module.training:
             raise InputError(f"{self.name} is in training mode, where dropout changes what is read. Call model.torch_module.eval() first.")
@@ -407,6 +408,10 @@ class TorchRunner:
             UnknownName: No such weight; the nearest names are listed.
         """
         return _weights.weight(self, name)
+
+    def normalise(self, name: str, rows: Tensor) -> Tensor:
+        """What a norm makes of `row d_model`: `blocks.3.attn.norm`, `blocks.3.mlp.post`, `final_norm`. Rows as they are where there is none."""
+        return normalise(self, name, rows)
 
     def readout(self, resid: Tensor | Activations) -> Tensor:
         """What the head says of each row of the residual stream alone: the model's own final norm, head and soft-cap.

@@ -32,13 +32,15 @@ class Base:
         keys: Rotated keys of each block, `example head position d_head`, where positions can be reused.
         values: Values of each block, likewise.
         metric: The metric of each example.
+        encoded: What a decoder is given of its encoder, `example position d_model`.
     """
 
-    arguments: dict[str, Tensor]
+    arguments: dict[str, Any]
     streams: list[Tensor]
     metric: np.ndarray
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
+    encoded: Tensor | None = None
 
 
 @dataclass
@@ -79,6 +81,7 @@ class Walk:
         self.block_rows = 0
         self._block = -1
         self._entries: dict[int, list[Entry]] = {}
+        self._encoded = None if base.encoded is None else base.encoded[:1]  # told to the model for its first example
 
     def run(self, entries: Mapping[int, Sequence[Entry]]) -> None:
         """Walk up; `entries` say who joins before which block, after the last block too."""
@@ -94,6 +97,10 @@ class Walk:
         self._join(depth)
 
     def _arguments(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        if self._encoded is not None:
+            from transformers.modeling_outputs import BaseModelOutput
+
+            return self.base.arguments, {"encoder_outputs": BaseModelOutput(self._encoded)}  # type: ignore[arg-type]
         if not self.start:
             return self.base.arguments, {}
         cut = {k: v[:, self.start :] if v.ndim == 2 else v for k, v in self.base.arguments.items()}
@@ -147,6 +154,8 @@ class Walk:
                 args = (*args[:key], self.stream, *args[key + 1 :])
             else:
                 kwargs = {**kwargs, key: self.stream}
+            if self._encoded is not None:
+                args, kwargs = self._told(args, kwargs)
             self._block = block
             output = forward(*args, **kwargs)
             self._block = -1
@@ -159,6 +168,14 @@ class Walk:
             return replace_first(output, found)
 
         return substitute
+
+    def _told(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Every branch attends to the encoder's output of its own example."""
+        assert self.base.encoded is not None
+        if not any(v is self._encoded for v in (*args, *kwargs.values())):
+            raise RuntimeError("a block of the decoder is not given the encoder's output as it was handed to the model")
+        own = self.base.encoded[torch.as_tensor(self.example, device=self.base.encoded.device)]
+        return tuple(own if a is self._encoded else a for a in args), {k: own if v is self._encoded else v for k, v in kwargs.items()}
 
     # --- writes inside a block
 
@@ -238,16 +255,16 @@ def base_of(model: TorchRunner, stack: Stack, inputs: Any, metric: Metric, prefi
     streams = [f"{stack.prefix}blocks.{i}.resid_pre" for i in range(depth)] + [f"{stack.prefix}blocks.{depth - 1}.resid_post"]
     heads = [f"{stack.prefix}blocks.{i}.attn.{n}" for i in range(depth) for n in ("k_rot", "v")] if prefix else []
     recording: Recording = model.run(inputs, read=[*streams, *heads], metrics={"metric": metric})
-    first = inputs.select([0]).numbered(0).batch.arguments
+    first = {k: v.to(model.device) for k, v in inputs.select([0]).numbered(0).batch.arguments.items()}
 
     def dense(name: str) -> Tensor:
         return recording[name].tensor.unflatten(0, (count, -1))
 
     keys, values = ([dense(n).transpose(1, 2) for n in heads[at::2]] for at in (0, 1))
-    return Base(
-        {k: v.to(model.device) for k, v in first.items()},
-        [dense(n) for n in streams],
-        recording.metric["metric"].double().cpu().numpy(),
-        keys,
-        values,
-    )
+    encoded = None
+    if stack.name == "decoder":
+        taken = inputs.spaces["encoder"].argument
+        with torch.no_grad():
+            encoded = model.torch_module.get_encoder()(inputs.batch.arguments[taken].to(model.device)).last_hidden_state
+        first.pop(taken)
+    return Base(first, [dense(n) for n in streams], recording.metric["metric"].double().cpu().numpy(), keys, values, encoded)

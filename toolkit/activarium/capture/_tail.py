@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 ROWS = 4096  # rows read out at once
 
 
-def answers(model: TorchRunner, stack: Stack, walk: Walk, example: np.ndarray, metric: Metric) -> np.ndarray:
+def answers(model: TorchRunner, stack: Stack, walk: Walk, inputs: Any, example: np.ndarray, metric: Metric) -> np.ndarray:
     """The metric of each branch of a walk.
 
     Args:
         model: The runner.
         stack: The blocks that were run.
         walk: The walk, with its stream after the last block.
-        example: Example of each branch, as the metric counts them.
+        inputs: All examples.
+        example: Example of each branch, among those.
         metric: What is measured.
     """
     assert walk.stream is not None
@@ -39,6 +40,8 @@ def answers(model: TorchRunner, stack: Stack, walk: Walk, example: np.ndarray, m
         some, who = slice(first, first + step), example[first : first + step]
         if rows_each:
             logits, picked = _rows(model, walk, some, who, metric)
+        elif stack.name == "encoder":
+            logits, picked = _decoded(model, stack, walk.stream[some], inputs.select(who).numbered(0), metric.select(who)), False
         else:
             logits, picked = _pooled(model, stack, walk.stream[some], walk.base.arguments), False
         parts.append(metric.of(logits, who, picked=picked).detach().double().cpu().numpy())
@@ -60,6 +63,16 @@ def _rows(model: TorchRunner, walk: Walk, some: slice, example: np.ndarray, metr
     with _columns(head, wanted.to(device)) if narrow else nullcontext():  # type: ignore[union-attr]
         logits = Resume(model).readout(rows.flatten(0, 1))
     return (logits.unflatten(0, (-1, count)) if isinstance(metric.position, tuple) else logits), narrow
+
+
+def _decoded(model: TorchRunner, stack: Stack, stream: Tensor, inputs: Any, metric: Metric) -> Tensor:
+    """The decoder on encoders that end with these streams: it starts anew, as all of its cross-attention changes."""
+    arguments = {k: v.to(model.device) for k, v in inputs.batch.arguments.items()}
+    with standing_aside({stack.name: (stack, len(stack.blocks), stream)}, model), torch.no_grad():
+        logits = model.call(**arguments, **model._encoder.quiet).logits
+    places = torch.as_tensor(metric.places(inputs.rows_of(model.sites["logits"].rows)), device=logits.device)
+    rows = logits[torch.arange(len(logits), device=logits.device)[:, None], places]
+    return rows if isinstance(metric.position, tuple) else rows[:, 0]
 
 
 def plain(head: Any) -> bool:

@@ -70,7 +70,7 @@ def ioi(
 
     Source:
         The task: Wang et al. 2022, Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 small,
-        arXiv:2211.00593, section 2. Frames and word lists are our own.
+        arXiv:2211.00593. Frames and word lists are our own.
 
     Example:
         >>> import activarium as act
@@ -102,7 +102,7 @@ def ioi(
     sides = model.inputs(clean, bos=bos), model.inputs(corrupt, bos=bos)
     where = _places(sides[0], [(people[d.io], people[d.subject]) for d in draws])
     metric = logit_difference([people[d.io] for d in draws], [people[d.subject] for d in draws], position=where["END"])
-    return pairs(model, *sides, metric, places={n: p.tolist() for n, p in where.items()}, name=f"ioi {corruption}")
+    return pairs(model, *sides, metric, places=where, name=f"ioi {corruption}")
 
 
 def _corrupted(corruption: str, draw: Draw, fresh: Sequence[str]) -> tuple[str, str, str]:

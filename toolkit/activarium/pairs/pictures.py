@@ -45,7 +45,7 @@ class Pictures:
                 f"{model.name} takes {space.modality} here; give PIL images or uint8 arrays and wrap the model with its processor."
             )
         single = not isinstance(images, (list, tuple)) and np.ndim(images) < 4
-        raw = [np.asarray(image) for image in ([images] if single else images)]
+        raw = [np.atleast_3d(np.asarray(image)) for image in ([images] if single else images)]  # grey pictures get a channel
         processor = getattr(model.processor, "image_processor", model.processor)
         cut = processor(images=raw, return_tensors="np", do_rescale=False, do_normalize=False)["pixel_values"]
         values = np.ascontiguousarray(np.moveaxis(np.asarray(cut), 1, -1))

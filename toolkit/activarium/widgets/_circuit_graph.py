@@ -17,7 +17,7 @@ START_EDGES = 200  # more lines than this are felt, not read
 
 
 class CircuitGraph(Widget):
-    """A circuit drawn from its embeddings up: a threshold prunes it, pointing at a node reads it.
+    """A circuit from its embeddings up: a threshold prunes it, pointing at a node reads it.
 
     Attributes:
         threshold: Edges below this size are left out, and then every node that has lost its way in or out.

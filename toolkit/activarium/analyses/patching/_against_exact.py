@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from activarium.analyses.patching.again import check_made_by_patching, check_same_runs, exactly
 from activarium.analyses.patching.agreement import compared, compared_sizes, doubts, strata
-from activarium.analyses.patching.exact_like import exact_like
 from activarium.analyses.patching.nodes import kind_of
 from activarium.errors import InputError
 from activarium.pairs import Pairs
@@ -53,16 +53,16 @@ def against_exact(
         >>> act.analyses.against_exact(grid, model, pairs).check.diagnostics["cells"]
         12
     """
-    _fits(result, pairs)
+    check_made_by_patching(result, pairs)
     if sample < 2:
         raise InputError(f"sample={sample}: agreement needs two cells at least.")
     if exact is None:
         chosen = strata(result.values, np.isfinite(result.values), sample, seed)
-        exact = exact_like(result, model, pairs, chosen != "", progress=progress)
+        exact = exactly(result, model, pairs, chosen != "", progress)
     else:
         _same_nodes(result, exact)
+        check_same_runs(result, exact)
         chosen = np.where(np.isfinite(result.values) & np.isfinite(exact.values), "given", "")
-    _same_runs(result, exact)
     unsigned = result.diagnostics["unsigned"]
     effects = np.nanmean(np.abs(exact.per_example), 0) if unsigned and exact.per_example is not None else exact.values
     return result.with_(check=_check(result, effects, exact.masks["known_zero"], chosen, seed, unsigned))
@@ -100,28 +100,6 @@ def _by_kind(sites: np.ndarray, approximate: np.ndarray, exact: np.ndarray, zero
         return {}
     each = {k: compared(approximate[kinds == k], exact[kinds == k], zero[kinds == k], seed=seed) for k in dict.fromkeys(kinds)}
     return {f"pearson of {k}": found["pearson_without_zeros"] for k, found in each.items()}
-
-
-def _fits(result: Grid, pairs: Pairs) -> None:
-    """Was this grid made by patching these pairs?"""
-    missing = [n for n in ("direction", "positions", "normalise", "unsigned") if n not in result.diagnostics]
-    if not isinstance(result, Grid) or missing or "layer" not in result.labels:
-        raise InputError(
-            f"{result.title or 'This grid'!r} says no {missing[0] if missing else 'layer'}: it was not made by patching nodes."
-        )
-    made = result.diagnostics["pairs"], result.diagnostics["metric"]
-    if made != (len(pairs), pairs.metric.name):
-        raise InputError(
-            f"This grid was made from {made[0]} pairs by {made[1]!r}; these are {len(pairs)} pairs with {pairs.metric.name!r}. Give the same pairs."
-        )
-
-
-def _same_runs(result: Grid, exact: Grid) -> None:
-    """Do both grids stand on the same clean and corrupted metric?"""
-    for side in ("clean", "corrupt"):
-        a, b = result.diagnostics[side], exact.diagnostics[side]
-        if abs(a - b) > 1e-2 * max(abs(a), abs(b), 1e-3):
-            raise InputError(f"The {side} metric was {a:.6g} when this grid was made and is {b:.6g} now. Give the model and pairs of then.")
 
 
 def _same_nodes(result: Grid, exact: Grid) -> None:

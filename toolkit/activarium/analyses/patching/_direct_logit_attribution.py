@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from activarium.analyses.patching.stream import Stream, Terms, stream_of, terms
+from activarium.analyses.patching.stream import Stream, Terms, check_heads, stream_of, terms
 from activarium.errors import InputError
 from activarium.metrics import Metric
 from activarium.pairs import Pairs
@@ -56,8 +56,8 @@ def direct_logit_attribution(
         MissingSite: A site or weight that is needed is missing; with `heads=False` fewer are.
 
     Source:
-        Elhage et al. 2021, A Mathematical Framework for Transformer Circuits, transformer-circuits.pub (logit attribution);
-        per source token as in Wang et al. 2022, arXiv:2211.00593, section 3.
+        Elhage et al. 2021, A Mathematical Framework for Transformer Circuits, transformer-circuits.pub: the stream as a sum, read by
+        the unembedding. Shares by token follow from each head's mix being `sum_j pattern_j v_j`.
 
     Differs:
         Soft-capped logits are attributed before the cap, which is no sum; `diagnostics` name the cap. Norms and scales that follow
@@ -72,6 +72,8 @@ def direct_logit_attribution(
     """
     given, metric = _given(model, inputs, metric)
     stream = stream_of(model)
+    if heads:
+        check_heads(model, stream)
     parts = []
     starts = range(0, len(given), batch)
     with progress_bar(progress and len(starts) >= LONG, "attributing", len(given), "examples") as advance:

@@ -13,6 +13,7 @@ from torch import Tensor
 from activarium.analyses.layers.evidence import picture
 from activarium.analyses.patching.leaves import Leaves, leaves
 from activarium.analyses.patching.paths import path_leaves
+from activarium.analyses.patching.secants import secant_leaves
 from activarium.analyses.patching.sides import check_gradients
 from activarium.errors import InputError, unknown
 from activarium.metrics import Metric
@@ -20,8 +21,8 @@ from activarium.protocols import Runner
 from activarium.results import Overlay
 from activarium.rules import PRESETS, Rules
 
-PLAIN, PATH = "gradient_x_input", "integrated_gradients"
-METHODS = (*PRESETS, PLAIN, PATH)
+PLAIN, PATH, SECANT = "gradient_x_input", "integrated_gradients", "deeplift"
+METHODS = (*PRESETS, PLAIN, PATH, SECANT)
 
 
 def input_relevance(
@@ -46,8 +47,8 @@ def input_relevance(
         model: A loaded model.
         inputs: Texts, token ids, images or a dict of them, as for `model.run`.
         metric: One number per input, such as `logit_difference` or `class_logit`.
-        method: A set of rules (`relp-ah`, `relp`, `attnlrp`, `ln`, `ln-id`), `gradient_x_input`, or `integrated_gradients` from a
-            baseline without token or patch embeddings, positions unchanged.
+        method: A set of rules (`relp-ah`, `relp`, `attnlrp`, `gim`, `ln`, `ln-id`), `gradient_x_input`, or against a baseline without token
+            or patch embeddings (positions unchanged) `integrated_gradients` or `deeplift`, slopes between the two runs.
         steps: Midpoints on the path of integrated gradients.
         example: Which input.
         image: The picture to lay patches over, uint8 `(height, width, 3)` or PIL; taken from `inputs` where it is there.
@@ -56,18 +57,21 @@ def input_relevance(
     Returns:
         Signed relevance over the tokens, or over the patch grid, in the metric's unit. `diagnostics` lists every leaf: rows by kind
         (CLS and registers take a share of their own), biases, remainder, and says in `conservation` whether they add up. For
-        integrated gradients `completeness_error` is the share of the metric's change that is missed.
+        `integrated_gradients` and `deeplift`, `completeness_error` is the share of the metric's change that is missed.
 
     Raises:
         UnknownName: No such method or row space; those that exist are listed.
-        InputError: No such example, float16 weights, no picture, or a model without `token_embed` (integrated gradients).
+        InputError: No such example, float16 weights, no picture, or a model without `token_embed` (methods with a baseline) or
+            with parts that no secant passes (`deeplift`: experts, TransformerLens' attention).
 
     Source:
         Ali et al. 2022, XAI for Transformers, arXiv:2202.07304; Achtibat et al. 2024, AttnLRP, arXiv:2402.05602; Rezaei Jafari et al.
-        2025, RelP, arXiv:2508.21258; Sundararajan et al. 2017, Axiomatic Attribution for Deep Networks, arXiv:1703.01365.
+        2025, RelP, arXiv:2508.21258; Sundararajan et al. 2017, Axiomatic Attribution for Deep Networks, arXiv:1703.01365; Shrikumar
+        et al. 2017, DeepLIFT, arXiv:1704.02685 (rescale rule).
 
     Differs:
-        Bias leaves and the remainder are reported; integrals are midpoint sums, which need fewer steps than left sums.
+        Bias leaves and the remainder are reported; integrals are midpoint sums, which need fewer steps than left sums. `deeplift`
+        has secants of our own for norms and attention (see `activarium.rules.Secant`), so that its sums are exact.
 
     Example:
         >>> import activarium as act
@@ -92,6 +96,8 @@ def input_relevance(
     chosen, alone = _only(model, given, metric, example)
     if method == PATH:
         found, notes = path_leaves(model, chosen, alone, steps)
+    elif method == SECANT:
+        found, notes = secant_leaves(model, chosen, alone)
     else:
         found = leaves(model, chosen, alone, None if method == PLAIN else Rules.named(method))
         notes = {"conservation": _words(found, method, metric)} | _bound(found.rules)

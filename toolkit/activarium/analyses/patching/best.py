@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from activarium.analyses.patching._against_exact import against_exact
+from activarium.analyses.patching.again import exactly
 from activarium.analyses.patching.agreement import strata
-from activarium.analyses.patching.exact_like import exact_like
 from activarium.pairs import Pairs
 from activarium.results import Grid
 
@@ -31,7 +31,7 @@ def best(grids: Mapping[str, Grid], model: Any, pairs: Pairs, *, sample: int, se
     # A cell is large if any method says so: the sample must not favour one of them.
     sizes = [np.abs(g.values) / max(float(np.nanmax(np.abs(g.values), initial=0.0)), 1e-300) for g in grids.values()]
     cells = strata(np.max(sizes, axis=0), np.isfinite(first.values), sample, seed) != ""
-    exact = exact_like(first, model, pairs, cells)
+    exact = exactly(first, model, pairs, cells)
     exact = exact.with_(values=np.where(cells, exact.values, np.nan))  # known zeros that were not drawn are not compared either
     checked = {name: against_exact(g, model, pairs, exact=exact, seed=seed) for name, g in grids.items()}
     found = {name: float(g.check.diagnostics["pearson_without_zeros"]) for name, g in checked.items() if g.check is not None}

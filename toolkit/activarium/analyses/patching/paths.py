@@ -22,11 +22,7 @@ def path_leaves(model: Any, given: Any, metric: Metric, steps: int) -> tuple[Lea
     """
     if steps < 1:
         raise InputError(f"steps={steps} makes no path; give at least 1 (midpoint), 10 for a completeness error that is small as a rule.")
-    spaces = {f"{s}.embed" if s else "embed": s for s in given.data}
-    lower = [f"{s}.token_embed" if s else "token_embed" for s in given.data]
-    lacking = next((n for n in lower if n not in model.sites), None)
-    if lacking:
-        raise InputError(f"{model.name} shows no {lacking}, which the baseline sets to zero. Choose another method, such as 'relp-ah'.")
+    spaces, lower = entrances(model, given)
     with torch.no_grad():
         there = model.run(given, read=[*spaces], metrics={"metric": metric})
         base = model.run(given, read=[*spaces], edits=[Zero(n) for n in lower], metrics={"metric": metric})
@@ -41,14 +37,31 @@ def path_leaves(model: Any, given: Any, metric: Metric, steps: int) -> tuple[Lea
             summed[site] += slopes[site].tensor.double().cpu() / steps
     embeddings = {space: (summed[site] * delta[site].double().cpu()).sum(-1) for site, space in spaces.items()}
     high, low = (float(r.metric["metric"].sum()) for r in (there, base))
-    change, total = high - low, sum(float(e.sum()) for e in embeddings.values())
-    # Relative to what was to be explained; where that is nothing, to the relevance itself.
-    error = abs(total - change) / max(abs(change), 1e-6 * max(float(e.abs().sum()) for e in embeddings.values()), 1e-12)
+    rows = {space: there[site].index for site, space in spaces.items()}
+    found = Leaves(high - low, embeddings, rows, grain=EXACT.get(model.dtype, 3e-2))
+    error = completeness_error(found)
     if error > WARN_ABOVE:
         warnings.warn(
             f"Integrated gradients miss {error:.0%} of the metric's change with steps={steps}; take more steps.", UserWarning, stacklevel=3
         )
-    rows = {space: there[site].index for site, space in spaces.items()}
-    found = Leaves(change, embeddings, rows, grain=EXACT.get(model.dtype, 3e-2))
     notes = {"metric at the input": high, "metric at the baseline": low, "completeness_error": error, "steps": steps, "rule": "midpoint"}
     return found, notes
+
+
+def entrances(model: Any, given: Any) -> tuple[dict[str, str], list[str]]:
+    """Sites of the embeddings, each with its row space, and below them the sites that a baseline sets to zero.
+
+    Raises:
+        InputError: The model does not show its token or patch embeddings.
+    """
+    lower = [f"{s}.token_embed" if s else "token_embed" for s in given.data]
+    lacking = next((n for n in lower if n not in model.sites), None)
+    if lacking:
+        raise InputError(f"{model.name} shows no {lacking}, which the baseline sets to zero. Choose another method, such as 'relp-ah'.")
+    return {f"{s}.embed" if s else "embed": s for s in given.data}, lower
+
+
+def completeness_error(found: Leaves) -> float:
+    """What relevance misses of the metric's change, as a share of it; where nothing changes, as a share of the relevance."""
+    size = max(float(r.abs().sum()) for r in found.embeddings.values())
+    return abs(found.remainder) / max(abs(found.metric), 1e-6 * size, 1e-12)

@@ -58,14 +58,16 @@ def reader(model: Any, inputs: Any, metric: Metric, recording: Any, last: str, n
     """
     slopes, picked = _slopes(metric, recording.logits)
     cap = _soft_cap(model)
-    out = recording[norm].tensor.detach().double().cpu()
+    out = recording[norm].tensor.detach().cpu().double()
     if cap is None:
         direction, bias, value = _by_gradient(model, inputs, metric, norm, out, recording)
     else:
         direction, bias, value = _before_cap(model, metric, slopes, picked, out, recording.logits, cap)
     rows = (direction != 0).any(-1).nonzero().flatten()
+    if not len(rows):
+        raise InputError(f"Metric {metric.name!r} does not depend on the logits: nothing can be attributed. Is every answer its own foil?")
     example = np.asarray(recording[last].index["example"], dtype=int)[rows.numpy()]
-    before = recording[last].tensor.detach().double().cpu()[rows]
+    before = recording[last].tensor.detach().cpu().double()[rows]
     stack = model.anatomy.stacks[recording[norm].space]
     kept = freeze(model, stack.final_norm, before, out[rows], "the final norm")
     shift = _added((direction[rows] * kept.bias).sum(-1), example, len(value))
@@ -79,9 +81,9 @@ def _added(values: Tensor, example: np.ndarray, count: int) -> Tensor:
 def _by_gradient(model: Any, inputs: Any, metric: Metric, norm: str, out: Tensor, recording: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The metric's gradient at the final norm, its constant part (its value without any input), and its value."""
     graph = model.run(inputs, read=norm, metrics={"metric": metric}, grad=True)
-    direction = graph.backward("metric")[norm].tensor.double().cpu()
-    value = graph.metric["metric"].detach().double().cpu()
-    bias = model.run(inputs, edits=[Zero(norm)], metrics={"metric": metric}).metric["metric"].detach().double().cpu()
+    direction = graph.backward("metric")[norm].tensor.cpu().double()
+    value = graph.metric["metric"].detach().cpu().double()
+    bias = model.run(inputs, edits=[Zero(norm)], metrics={"metric": metric}).metric["metric"].detach().cpu().double()
     example = np.asarray(recording[norm].index["example"], dtype=np.int64)
     followed = bias + _added((direction * out).sum(-1), example, len(bias))
     gap, size = float((followed - value).abs().max()), max(float(value.abs().max()), float(recording.logits.tensor.abs().max()))
@@ -98,11 +100,11 @@ def _before_cap(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same for the logits that enter the soft-cap, by the unembedding's own weights."""
     assert picked is not None
-    unembedding = model.weight("W_U").double().cpu()
-    shift = model.weight("b_U").double().cpu() if "b_U" in model.weights else torch.zeros(unembedding.shape[1], dtype=torch.float64)
+    unembedding = model.weight("W_U").cpu().double()
+    shift = model.weight("b_U").cpu().double() if "b_U" in model.weights else torch.zeros(unembedding.shape[1], dtype=torch.float64)
     rows = picked.flatten()
     entering = out[rows] @ unembedding + shift
-    answered = logits.tensor.detach().double().cpu()[rows]
+    answered = logits.tensor.detach().cpu().double()[rows]
     gap = float((cap * torch.tanh(entering / cap) - answered).abs().max())
     if gap > FITS.get(model.dtype, 5e-2) * cap:
         raise InputError(f"The logits of {model.name} are not its final norm times W_U, soft-capped at {cap:g} (off by {gap:.2g}).")
@@ -128,7 +130,7 @@ def _slopes(metric: Metric, logits: Any) -> tuple[Tensor, Tensor | None]:
     Raises:
         InputError: Its slope is not the same everywhere, or it is not zero for logits of zero.
     """
-    given, rows = logits.tensor.detach().double().cpu(), None
+    given, rows = logits.tensor.detach().cpu().double(), None
     if logits.axes[0] != "example":
         spans = [logits.index.span(e) for e in logits.index.examples]
         places = metric.places([s.stop - s.start for s in spans])

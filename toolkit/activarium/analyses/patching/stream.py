@@ -12,7 +12,7 @@ from torch import Tensor
 
 from activarium.analyses.patching.frozen import FITS, Frozen, freeze
 from activarium.analyses.patching.readers import Reader, reader
-from activarium.errors import InputError
+from activarium.errors import InputError, MissingSite
 from activarium.metrics import Metric
 
 
@@ -100,6 +100,19 @@ def stream_of(model: Any) -> Stream:
     return Stream(stack.prefix, len(stack.blocks), rooms)
 
 
+def check_heads(model: Any, stream: Stream) -> None:
+    """Can every head be followed?
+
+    Raises:
+        MissingSite: The mix of an attention's heads, or its projection's weights, cannot be read.
+    """
+    for room in (r for r in stream.rooms if r != "mlp"):
+        for site, weight in zip(stream.sites(room, "z"), stream.sites(room, "W_O"), strict=True):
+            if site not in model.sites or weight not in model.weights:
+                reason = model.sites.missing.get(site, f"there is no weight {weight}")
+                raise MissingSite(f"The heads of {site} cannot be followed: {reason}. With heads=False each attention is one term.")
+
+
 def terms(model: Any, inputs: Any, metric: Metric, stream: Stream, *, heads: bool, sources: bool) -> Terms:
     """Every write's share of the metric, for one batch.
 
@@ -148,7 +161,7 @@ def _reads(stream: Stream, heads: bool, sources: bool) -> list[str]:
 
 
 def _wide(values: Any) -> Tensor:
-    return values.tensor.detach().double().cpu()
+    return values.tensor.detach().cpu().double()
 
 
 def _share(how: Reader, site: Any) -> Tensor:
@@ -179,11 +192,11 @@ class _Heads:
 
     def __init__(self, model: Any, recording: Any, how: Reader, site: str, layer: int) -> None:
         self.how, self.site = how, site
-        weight = model.weight(f"{site}.W_O").double().cpu()
+        weight = model.weight(f"{site}.W_O").cpu().double()
         after = self._after(model, recording, layer)
         direction = after.back(how.direction)
         added = (
-            model.weight(f"{site}.b_O").double().cpu()
+            model.weight(f"{site}.b_O").cpu().double()
             if f"{site}.b_O" in model.weights
             else torch.zeros(weight.shape[-1], dtype=torch.float64)
         )
@@ -207,7 +220,11 @@ class _Heads:
         made = np.zeros((len(widths), self.shares.shape[1], max(widths)))
         for e, width in enumerate(widths):
             mine = self.how.example == e
-            attention = pattern.example(e).tensor.detach().double().cpu()[:, position[mine]]
+            if not mine.any():  # the metric does not depend on this example's logits
+                continue
+            first, last = position[mine].min(), position[mine].max()
+            asked = pattern.example(e, queries=slice(int(first), int(last) + 1)).tensor  # only what is read is calculated
+            attention = asked.detach().cpu().double()[:, position[mine] - first]
             v = _wide(values.example(e))
             v = v.repeat_interleave(attention.shape[0] // v.shape[1], 1)  # grouped values serve several heads
             scores = torch.einsum("khd,rhd->hrk", v, self.reading[torch.as_tensor(mine)])
