@@ -56,7 +56,8 @@ def attribution_patching_star(
 
     Returns:
         A grid `layer position` (and `head`, or the units' axis), the mean over pairs, with `per_example` and masks; `diagnostics` say
-        whether it is `unsigned`. With `"all"` positions the rows' scores are added, each as if it were patched alone.
+        whether it is `unsigned`. With `"all"` positions the rows' scores are added, each as if it were patched alone. Where one norm
+        spans the queries of all heads, a head of `attn.q` is scored as its `attn.q_rot`: behind that norm.
 
     Raises:
         UnknownSite: No such site.
