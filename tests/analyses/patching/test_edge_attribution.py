@@ -265,6 +265,33 @@ def test_slopes_between_two_inputs_score_no_edges():
         edge_attribution(model, pairs_of(model), method="relp", rules=Secant())
 
 
+# --- the same model elsewhere
+
+
+@pytest.mark.slow  # TransformerLens takes seconds to import
+@pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("method", ["eap", "relp"])
+@pytest.mark.parametrize("kind", ["hooked", "bridge"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
+def test_transformerlens_models_have_the_same_edges(family, kind, method):
+    pytest.importorskip("transformer_lens", reason="the extra [lens] is not installed")
+    from ...capture import lens_models
+
+    ours, theirs = act.wrap(*testing.tiny(family), certify=False), act.wrap(*getattr(lens_models, kind)(family), certify=False)
+    found = [edge_attribution(m, pairs_of(m, bos=False), method=method) for m in (ours, theirs)]
+    assert found[0].nodes == found[1].nodes
+    np.testing.assert_allclose(found[1].values, found[0].values, rtol=1e-4, atol=1e-5 * np.abs(found[0].values).max())
+
+
+def test_bfloat16_has_nearly_the_same_edges():
+    model, tokenizer = testing.tiny("gpt2")
+    wide = act.wrap(model, tokenizer, certify=False)
+    exact = edge_attribution(wide, pairs_of(wide)).values
+    narrow = act.wrap(testing.tiny("gpt2")[0].bfloat16(), tokenizer, certify=False)
+    found = edge_attribution(narrow, pairs_of(narrow)).values
+    assert 1 - found @ exact / (np.linalg.norm(found) * np.linalg.norm(exact)) < 0.02
+
+
 # --- the graph
 
 

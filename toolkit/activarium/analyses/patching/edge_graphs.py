@@ -56,6 +56,29 @@ def _columns(names: tuple[str, ...]) -> Mapping[str, np.ndarray]:
     return {"layer": np.array(rows), "kind": np.array(kinds, dtype=object)}
 
 
+def part_of(graph: Graph, wiring: Wiring, chosen: np.ndarray, **about: Any) -> Graph:
+    """The part of such a graph that holds these edges, boolean `reader writer`, and the ways from inputs to their heads."""
+    readers = {r.name: n for n, r in enumerate(wiring.readers)}
+    writers = {w: n for n, w in enumerate(wiring.writers)}
+    writing: np.ndarray = np.any(chosen, axis=0)
+
+    def stays(start: str, end: str) -> bool:
+        if start in writers and end in readers:
+            return bool(chosen[readers[end], writers[start]])
+        return bool(chosen[readers[start]].any() and writing[writers[end]])
+
+    edges = np.array([stays(graph.nodes[a], graph.nodes[b]) for a, b in graph.edges], dtype=bool)
+    left = np.unique(graph.edges[edges])
+    return graph.with_(
+        nodes=tuple(graph.nodes[n] for n in left),
+        edges=np.searchsorted(left, graph.edges[edges]),
+        values=graph.values[edges],
+        weights=None if graph.weights is None else graph.weights[left],
+        columns={name: column[left] for name, column in graph.columns.items()},
+        **about,
+    )
+
+
 def scores_of(graph: Graph, wiring: Wiring) -> np.ndarray:
     """Scores `reader writer` of a graph that `graph` made, perhaps pruned since; NaN where it has no such edge.
 
