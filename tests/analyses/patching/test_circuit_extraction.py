@@ -50,7 +50,7 @@ def test_a_circuit_keeps_scores_and_leads_from_the_embedding_to_the_logits(famil
         if kept.any():
             starts, ends = set(circuit.edges[:, 0]), set(circuit.edges[:, 1])
             assert {circuit.nodes[n] for n in starts - ends} == {"embed"} and {circuit.nodes[n] for n in ends - starts} == {"logits"}
-            assert set(circuit.columns) == {"layer", "kind"} and len(circuit.weights) == len(circuit.nodes)
+            assert set(circuit.columns) == {"layer", "kind", "readout"} and len(circuit.weights) == len(circuit.nodes)
     every = circuit_extraction(model, found, 10_000)
     assert every.diagnostics["circuit_edges"] == wires.edges.sum() and len(every.edges) == len(found.edges)
 

@@ -17,6 +17,7 @@ from activarium.rules import Rules, Secant
 from .patched_models import CLEAN, CORRUPT
 from .patched_models import model as made
 from .patched_models import pairs as pairs_of
+from .planted_model import planted, planted_pairs
 
 edge_attribution = act.analyses.edge_attribution
 double = cache(made)
@@ -313,6 +314,23 @@ def test_the_graph_brings_its_scores_back_and_leads_on_through_heads():
     assert len(made.pruned(0).nodes) == len(made.nodes)
     few = made.pruned(made.threshold_for(12))
     assert few.nodes[0] == "embed" and few.nodes[-1] == "logits", "ways stay whole"
+
+
+def test_readouts_say_what_a_writer_changes_in_the_answer():
+    """Head 0 of block 1 of the planted model is the one that writes the answer."""
+    model = planted()
+    pairs = planted_pairs(model).select([0])  # 0 1 2 3 4 1 calls for 2
+    found = edge_attribution(model, pairs, direction="denoise")
+    said = dict(zip(found.nodes, found.columns["readout"], strict=True))
+    up, _, down = said["blocks.1.attn.head.0"].partition(" up, ")
+    decode = pairs.clean.words
+    assert up == decode(2).strip() and down.removesuffix(" down") in {decode(t).strip() for t in (0, 9, 3, 4, 1)}
+    assert said["embed"] == said["blocks.0.mlp"] == said["blocks.1.attn.q.0"] == said["logits"] == ""
+
+
+def test_models_without_an_unembedding_of_rows_have_no_readouts():
+    model = double("vit")
+    assert "readout" not in edge_attribution(model, pairs_of(model)).columns
 
 
 # --- a norm in closed form

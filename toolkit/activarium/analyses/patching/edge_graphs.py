@@ -24,7 +24,7 @@ def names_of(wiring: Wiring) -> tuple[str, ...]:
     return (*found, "logits")
 
 
-def graph(wiring: Wiring, scores: np.ndarray, **about: Any) -> Graph:
+def graph(wiring: Wiring, scores: np.ndarray, readouts: Mapping[str, str] | None = None, **about: Any) -> Graph:
     """Edges between all writers and readers with their scores, and edges from the inputs of each head to the head.
 
     The latter have no score of their own. They carry the score of the largest edge into that input, so that a threshold which keeps
@@ -39,13 +39,14 @@ def graph(wiring: Wiring, scores: np.ndarray, **about: Any) -> Graph:
         if wiring.readers[r].name != wiring.writers[w]:
             edges.append((number[wiring.readers[r].name], number[wiring.writers[w]]))
             values.append(max(scores[r, : wiring.readers[r].before], key=abs))
+    columns = _columns(names) | ({"readout": np.array([readouts.get(n, "") for n in names], dtype=object)} if readouts else {})
     weights = np.zeros(len(names))
     weights[[number[r.name] for r in wiring.readers]] = scores.sum(1)
     weights[[number[w] for w in wiring.writers]] = scores.sum(0)
-    return Graph(names, np.array(edges), np.array(values), weights, _columns(names), **about)
+    return Graph(names, np.array(edges), np.array(values), weights, columns, **about)
 
 
-def _columns(names: tuple[str, ...]) -> Mapping[str, np.ndarray]:
+def _columns(names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Row and kind of each node: inputs of heads, heads and MLPs have a row each, block after block."""
     rows, kinds = [], []
     for name in names:
