@@ -168,7 +168,7 @@ def test_the_gallery_is_written_between_its_markers(tmp_path: Path) -> None:
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert "old" not in text
+    assert "\nold\n" not in text
     assert "| [`lazy_neurons`](notebooks/analyses/sparsity/lazy_neurons.ipynb) |" in text or "| `lazy_neurons` |" in text
     assert run("gallery", "--readme", readme, "--check").exit_code == 0
     assert "already up to date" in run("gallery", "--readme", readme).output

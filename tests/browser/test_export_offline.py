@@ -135,6 +135,7 @@ def test_what_was_run_stays_and_a_click_says_that_it_needs_a_kernel(offline, tmp
     assert before == "15 of 15 edges, 6 of 6 nodes"
     circuit.root.locator("input[type=range]").press("End")
     circuit.settle()
+    assert re.match(r"[1-9]\d? of 15 edges", circuit.root.locator(".act-controls > output").text_content())
     assert circuit.root.locator(".act-controls > output").text_content() != before
     opened.screenshot(path=screenshots / "export_circuits.png", full_page=True)
     assert troubles == []

@@ -150,10 +150,9 @@ def test_large_heatmap_gets_exact_values_and_tiles_from_the_kernel(shown, data, 
     big = shown.widget("heatmap", 2)
     big.picture(screenshots / "lab_large.png")
     big.move_to(0.3, 0.5)
-    shown.page.wait_for_function(
-        "(el) => el.textContent && !el.textContent.includes('≈') && !el.textContent.includes('…')",
-        arg=big.root.locator(".act-value").element_handle(),
-    )
+    # The value's element is a new one whenever the read-out speaks: it is looked up again each time.
+    value = "root.querySelector('.act-value')?.textContent"
+    shown.page.wait_for_function(f"(root) => {value} && !/[≈…]/.test({value})", arg=big.root.element_handle())
     row, neuron = map(int, re.search(r"row (\d+) · neuron (\d+)", big.read_out()).groups())
     assert np.float32(big.value()) == data["large"][row, neuron]
     assert "each pixel shows the cell furthest from 0" in big.root.locator(".act-caption").text_content()
@@ -164,7 +163,7 @@ def test_large_heatmap_gets_exact_values_and_tiles_from_the_kernel(shown, data, 
     assert "8-bit" not in big.root.locator(".act-caption").text_content()
     big.picture(screenshots / "lab_large_zoomed.png")
     big.press("p")
-    shown.page.wait_for_function("(el) => el.textContent === '321.125'", arg=big.root.locator(".act-value").element_handle())
+    shown.page.wait_for_function(f"(root) => {value} === '321.125'", arg=big.root.element_handle())
     assert printed(shown, "big.pointed") == {"row": 1234, "neuron": 777}
 
 

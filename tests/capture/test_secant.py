@@ -9,7 +9,7 @@ import activarium as act
 from activarium import testing
 from activarium.errors import InputError
 from activarium.metrics import class_logit, logit_difference
-from activarium.rules import Secant
+from activarium.rules import Secant, as_rules
 
 from .test_rules import double
 
@@ -81,6 +81,23 @@ def test_a_fused_gate_without_an_activation_module_adds_up():
     assert ((a - b) * g).sum().item() == pytest.approx((rec.metric["m"][0] - rec.metric["m"][1]).item(), rel=1e-9)
 
 
+@pytest.mark.parametrize("rules", [Secant(), "gim"])
+def test_padding_takes_no_part(rules):
+    """Texts of two lengths: the rows of each are what they are alone, or in a batch of one length."""
+    model = double("llama")
+    metric = logit_difference([7] * 4, [11] * 4)
+
+    def slopes(data):
+        rec = model.run(data, read="blocks.0.resid_pre", metrics={"m": metric}, grad=True, rules=rules)
+        found = rec.backward("m")["blocks.0.resid_pre"]
+        return [found.example(e).tensor for e in range(2)]
+
+    ragged = slopes([INPUT, INPUT[:4], REFERENCE, REFERENCE[:4]])
+    long, short = slopes([INPUT, INPUT, REFERENCE, REFERENCE])[0], slopes([INPUT[:4], INPUT[:4], REFERENCE[:4], REFERENCE[:4]])[0]
+    for ours, alone in zip(ragged, (long, short), strict=True):
+        assert (ours - alone).abs().max() <= 1e-10 * alone.abs().max()
+
+
 def test_what_no_secant_passes_is_refused():
     mixtral = act.wrap(*testing.tiny("mixtral"), name="mixtral", certify=False)
     with pytest.raises(InputError, match="mixtral has parts that no secant passes: .*shows no neurons"):
@@ -90,6 +107,12 @@ def test_what_no_secant_passes_is_refused():
         gpt2.run([INPUT] * 3, metrics=logit_difference([7] * 3, [11] * 3), grad=True, rules=Secant())
     with pytest.raises(InputError, match="rules='secant' changes gradients and no values"):
         gpt2.run([INPUT, REFERENCE], rules=Secant())
+
+
+def test_secants_are_no_set_of_rules():
+    """Who takes rules for single inputs must not be given what reads half of the batch as reference."""
+    with pytest.raises(InputError, match=r"rules=Secant\(\) is neither a Rules nor the name of a set"):
+        as_rules(Secant())  # type: ignore[arg-type]
 
 
 def test_the_logarithmic_mean_by_hand_and_where_it_is_hard():

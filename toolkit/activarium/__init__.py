@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from activarium import testing as testing
     from activarium import widgets as widgets
     from activarium.activations import Activations as Activations
+    from activarium.analyses.patching._against_exact import against_exact as against_exact
     from activarium.capture import load as load
     from activarium.capture import wrap as wrap
     from activarium.pairs import pairs as pairs
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from activarium.workflows.capture import capture as capture
     from activarium.workflows.capture import plan as plan
     from activarium.workflows.cluster import Cluster as Cluster
+    from activarium.workflows.explore import explore as explore
     from activarium.workflows.survey import survey as survey
 
 # Public name → where it lives. A place without a colon is a room: `act.edits.Add`.
@@ -48,10 +50,12 @@ _NAMES = {
     "Recording": "activarium.recording:Recording",
     "Rules": "activarium.rules:Rules",
     "Survey": "activarium.summaries:Survey",
+    "against_exact": "activarium.analyses:against_exact",
     "analyses": "activarium.analyses",
     "atlas": "activarium.workflows.atlas:atlas",
     "capture": "activarium.capture",  # a room that can be called, see _CallableRoom
     "edits": "activarium.edits",
+    "explore": "activarium.workflows.explore:explore",
     "identical": "activarium.results:identical",
     "load": "activarium.capture:load",
     "load_result": "activarium.results:load",

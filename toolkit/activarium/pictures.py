@@ -95,7 +95,7 @@ def heatmap(values: np.ndarray, title: str, unit: str, width: int = 480, masks: 
         return "<p>(no values)</p>"
     small, step = shrink(np.asarray(values, dtype=float), 512)
     limits = colour_range(small)
-    scale = max(1, min(24, width // small.shape[1]))
+    scale = max(1, min(24, width // small.shape[1], max(4, 600 // small.shape[0])))  # slices stand below each other: keep to a screen
     over = {name: mask[::step, ::step] for name, mask in (masks or {}).items()}
     pixels = marked(paint(small, limits).repeat(scale, 0).repeat(scale, 1), over)
     data = base64.b64encode(png(pixels)).decode()

@@ -19,7 +19,7 @@ def say(loud: bool, *lines: str) -> None:
 
 @contextmanager
 def progress_bar(show: bool, doing: str, total: int, unit: str = "examples") -> Iterator[Any]:
-    """A progress bar with rows and bytes per second: call what it gives with (count, rows, bytes)."""
+    """A progress bar with its speed: call what it gives with (count, rows, bytes), or with the count alone."""
     if not show:
         yield lambda *_: None
         return
@@ -27,11 +27,12 @@ def progress_bar(show: bool, doing: str, total: int, unit: str = "examples") -> 
 
     columns = [TextColumn(f"{doing} {unit}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn()]
     with Progress(*columns) as bar:
-        task, started, sums = bar.add_task(doing, total=total, speed=""), time.perf_counter(), [0, 0]
+        task, started, sums = bar.add_task(doing, total=total, speed=""), time.perf_counter(), [0, 0, 0]
 
         def advance(count: int, rows: int = 0, size: int = 0) -> None:
-            sums[0], sums[1] = sums[0] + rows, sums[1] + size
+            sums[:] = sums[0] + rows, sums[1] + size, sums[2] + count
             seconds = max(time.perf_counter() - started, 1e-9)
-            bar.update(task, advance=count, speed=f"{sums[0] / seconds:,.0f} rows/s  {sums[1] / seconds / 2**20:,.1f} MiB/s")
+            captured = f"{sums[0] / seconds:,.0f} rows/s  {sums[1] / seconds / 2**20:,.1f} MiB/s"
+            bar.update(task, advance=count, speed=captured if sums[0] else f"{sums[2] / seconds:,.0f} {unit}/s")
 
         yield advance

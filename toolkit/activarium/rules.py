@@ -15,7 +15,7 @@ from activarium.errors import InputError, unknown
 
 # Factors on the gradients of queries, keys and values, per attention rule; None cuts the gradient off.
 ATTENTION: Mapping[str, tuple[float | None, float | None, float]] = MappingProxyType(
-    {"ordinary": (1.0, 1.0, 1.0), "frozen": (None, None, 1.0), "quarter": (0.25, 0.25, 0.5)}
+    {"ordinary": (1.0, 1.0, 1.0), "frozen": (None, None, 1.0), "quarter": (0.25, 0.25, 0.5), "tempered": (0.25, 0.25, 0.5)}
 )
 
 
@@ -31,7 +31,8 @@ class Rules:
         norms: Scale of every LayerNorm and RMSNorm held constant; centring stays differentiable (LN-rule).
         activations: `x · stop(f(x)/x)` for every activation, the final logit soft-cap included (Identity-rule).
         gates: Gradient of the product `act · up` of a gated MLP times 1/2 on both branches (Half-rule).
-        attention: `frozen` holds the pattern constant (AH-rule), `quarter` scales the gradients of q, k, v by 1/4, 1/4, 1/2 (AttnLRP).
+        attention: `frozen` holds the pattern constant (AH-rule), `quarter` scales the gradients of q, k, v by 1/4, 1/4, 1/2 (AttnLRP),
+            `tempered` does so too and takes the softmax's gradient at temperature 2 (GIM).
         qk_norms: Norms of queries and keys follow `norms` as well.
 
     Raises:
@@ -39,7 +40,8 @@ class Rules:
 
     Source:
         Ali et al. 2022, XAI for Transformers, arXiv:2202.07304 (norms, frozen attention); Achtibat et al. 2024, AttnLRP,
-        arXiv:2402.05602 (gates, quarter); Rezaei Jafari et al. 2025, RelP, arXiv:2508.21258 (the set `relp`).
+        arXiv:2402.05602 (gates, quarter); Rezaei Jafari et al. 2025, RelP, arXiv:2508.21258 (the set `relp`); Edin et al. 2025, GIM,
+        arXiv:2505.17630 (tempered).
 
     Example:
         >>> Rules.named("relp-ah").attention
@@ -61,7 +63,7 @@ class Rules:
 
     @classmethod
     def named(cls, name: str) -> Rules:
-        """A published set of rules by its name: `ln`, `ln-id`, `relp`, `relp-ah` or `attnlrp`.
+        """A published set of rules by its name: `ln`, `ln-id`, `relp`, `relp-ah`, `attnlrp` or `gim`.
 
         Raises:
             UnknownName: There is no such set; the message lists those that exist.
@@ -87,6 +89,7 @@ PRESETS: Mapping[str, Rules] = MappingProxyType(
         "relp": Rules(norms=True, activations=True, gates=True),
         "relp-ah": Rules(norms=True, activations=True, gates=True, attention="frozen"),
         "attnlrp": Rules(norms=True, activations=True, gates=True, attention="quarter"),
+        "gim": Rules(norms=True, gates=True, attention="tempered"),
     }
 )
 
@@ -109,14 +112,14 @@ class Secant:
     name = "secant"
 
 
-def as_rules(given: Rules | Secant | str) -> Rules | Secant:
+def as_rules(given: Rules | str) -> Rules:
     """Rules as they are, or by name.
 
     Raises:
         UnknownName: No set has this name.
         InputError: Neither rules nor a name.
     """
-    if isinstance(given, (Rules, Secant)):
+    if isinstance(given, Rules):
         return given
     if not isinstance(given, str):
         raise InputError(f"rules={given!r} is neither a Rules nor the name of a set. Known sets: {', '.join(PRESETS)}.")

@@ -215,7 +215,7 @@ def test_bfloat16_with_a_change_below_its_resolution_is_refused():
 
 @pytest.mark.slow  # TransformerLens takes seconds to import
 @pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
-@pytest.mark.parametrize("method", ["activation_patching", "attribution_patching", "attribution_patching_star", "integrated_patching"])
+@pytest.mark.parametrize("method", ["activation", "attribution", "attribution_star", "integrated", "relevance"])
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])
 def test_folding_and_centring_change_no_score(method, family):
     """Norm gains folded into weights, writers and unembedding centred: the same function, so the same effects of the same nodes."""
@@ -226,7 +226,7 @@ def test_folding_and_centring_change_no_score(method, family):
     rms = family == "llama"
     made.process_weights_(fold_ln=True, center_writing_weights=not rms, center_unembed=True)
     theirs, ours = act.wrap(made, tokenizer), act.wrap(*testing.tiny(family), certify=False)
-    analysis = getattr(act.analyses, method)
+    analysis = getattr(act.analyses, {"attribution_star": "attribution_patching_star"}.get(method, f"{method}_patching"))
     for kind in ("attn.q", "attn.z", "attn.out", "mlp.out", "mlp.post"):
         a, b = (analysis(m, tiny.pairs(m), f"blocks.*.{kind}").values for m in (theirs, ours))
         assert a.shape == b.shape and near(a, b, 1e-4), kind

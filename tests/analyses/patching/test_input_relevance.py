@@ -56,7 +56,7 @@ def test_relp_with_frozen_attention_adds_up_to_the_metric(gpt2):
     assert (found.diagnostics["rule norms"], found.diagnostics["rule activations"], found.diagnostics["rule attention"]) == (7, 3, 3)
 
 
-@pytest.mark.parametrize("method", ["relp", "attnlrp", "ln", "ln-id", "gradient_x_input"])
+@pytest.mark.parametrize("method", ["relp", "attnlrp", "gim", "ln", "ln-id", "gradient_x_input"])
 def test_other_methods_say_what_is_left_over(gpt2, method):
     found = input_relevance(gpt2, TEXTS, METRIC, method=method)
     assert f"{method} does not promise it, relp-ah does" in found.diagnostics["conservation"]

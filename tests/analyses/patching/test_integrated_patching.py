@@ -80,9 +80,9 @@ def test_both_stacks_of_an_encoder_decoder_move_together():
     model = gentle("t5", 0.25)
     sides = ({"encoder": ["Anna saw the cat"], "decoder": ["the cat"]}, {"encoder": ["Tom saw the cat"], "decoder": ["the king"]})
     pairs = act.pairs(model, *sides, answers=["Anna"], foils=["Tom"])
-    shares = [integrated_patching(model, pairs, f"{s}.embed", steps=30, rule="gauss", positions="all") for s in ("encoder", "decoder")]
+    shares = [integrated_patching(model, pairs, f"{s}.embed", steps=100, rule="gauss", positions="all") for s in ("encoder", "decoder")]
     change = shares[0].diagnostics["clean"] - shares[0].diagnostics["corrupt"]
-    assert sum(s.values[0] for s in shares) == pytest.approx(change, rel=1e-3)
+    assert sum(s.values[0] for s in shares) == pytest.approx(change, rel=5e-3)  # a net of ReLUs: kinks on the way
     assert all(abs(s.values[0]) > 1e-3 * abs(change) for s in shares)
 
 

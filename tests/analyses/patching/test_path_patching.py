@@ -310,6 +310,19 @@ def test_what_is_no_path_is_refused(options: dict, wanted: str) -> None:
         path_patching(model, pairs_of(model), **options)
 
 
+def test_blocks_after_the_receivers_are_run_once_per_sender() -> None:
+    """The run in which receivers listen ends with them; only the one in which they speak goes on to the answer."""
+    model = made("gpt2")
+    pairs, seen = pairs_of(model), []
+    hook = model.torch_module.transformer.h[2].register_forward_hook(lambda *_: seen.append(1))
+    try:
+        found = path_patching(model, pairs, "blocks.0.attn.z", ["blocks.1.attn.q", "blocks.1.attn.v"])
+    finally:
+        hook.remove()
+    assert len(seen) == 2 + 4, "both inputs, and four senders"
+    assert found.diagnostics["forwards"] == 2 + 2 * 4
+
+
 def test_unknown_sites_are_named() -> None:
     model = made("gpt2")
     with pytest.raises(UnknownSite, match="blocks.9.attn.q"):

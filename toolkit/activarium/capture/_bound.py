@@ -24,7 +24,7 @@ def bound_rules(model: TorchRunner, given: Rules | Secant | str | None, grad: bo
     """
     if given is None:
         return None
-    rules = as_rules(given)
+    rules = given if isinstance(given, Secant) else as_rules(given)
     if not grad:
         raise InputError(f"rules={rules.name!r} changes gradients and no values, so it needs grad=True.")
     if model.dtype == torch.float16:

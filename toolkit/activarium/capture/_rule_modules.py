@@ -17,6 +17,7 @@ from activarium.capture._weights import NORMS
 if TYPE_CHECKING:
     from activarium.capture._runner import TorchRunner
 
+OWN_CODE = {"attn.q", "attn.k", "attn.v", "attn.scores", "attn.pattern"}  # what must be seen of an attention that calls no kernel
 GAINS, BIASES = ("weight", "w", "lambda1"), ("bias", "b")
 
 
@@ -147,7 +148,7 @@ def _mlps(model: TorchRunner, blocks: list[tuple[str, Block]], found: Found) -> 
 
 def _attentions(model: TorchRunner, blocks: list[tuple[str, Block]], found: Found) -> None:
     for name, block in blocks:
-        lacking = not block.attention if model.watches else not {"attn.q", "attn.k", "attn.v"} <= block.places.keys()
+        lacking = not block.attention if model.watches else not block.places.keys() >= OWN_CODE
         if lacking and block.algebra != "single":
             found.note("attention", f"{name} has an attention that is not seen")
     for path, module in model.torch_module.named_modules():

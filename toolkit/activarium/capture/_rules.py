@@ -13,6 +13,7 @@ from activarium.capture._cuts import read_cut
 from activarium.capture._gradients import Scaled, checked, ratio, scaled, slope_of, with_gradient_of
 from activarium.capture._rule_modules import NormForm, blocks_of, rule_modules
 from activarium.capture._sites import Place
+from activarium.capture._tempered import Tempered, tempered_mix
 from activarium.capture._trace import first_tensor
 from activarium.rules import ATTENTION, Rules
 
@@ -30,10 +31,7 @@ class BoundRules:
     Attributes:
         rules: What was asked for.
         fired: Rule → what it acted on.
-        explicit: The mix of an attention has a gradient of its own, which is made from queries, keys and values.
     """
-
-    explicit = False
 
     def __init__(self, model: TorchRunner, rules: Rules) -> None:
         self.model, self.rules = model, rules
@@ -154,6 +152,11 @@ class BoundRules:
     # --- attention
 
     @property
+    def explicit(self) -> bool:
+        """Has the mix of an attention a gradient of its own, made from queries, keys and values?"""
+        return self.rules.attention == "tempered"
+
+    @property
     def seated(self) -> bool:
         """Do these rules want the attention kernels?"""
         return self.rules.attention != "ordinary" and self.model.watches
@@ -172,6 +175,10 @@ class BoundRules:
             if self.rules.attention == "frozen" and "attn.pattern" in places:
                 yield self._at(places["attn.pattern"], self._counted(path, None), last=True)
                 continue
+            if self.explicit:
+                seen: list[Tensor] = []
+                yield self._at(places["attn.scores"], lambda scores, seen=seen: seen.append(scores) or scores, last=True)
+                yield self._at(places["attn.pattern"], lambda value, seen=seen, path=path: checked(Tempered.apply(seen.pop()), value, path))
             for leaf, factor in zip("qkv", ATTENTION[self.rules.attention], strict=True):
                 place = places.get(f"attn.{leaf}_rot") or places.get(f"attn.{leaf}")
                 if place is not None:
@@ -179,7 +186,7 @@ class BoundRules:
 
     def mixed(self, path: str, z: Tensor, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, spans: list[Span]) -> Tensor:
         """The mix `example query head d_head` with a gradient of its own; asked for where rules are `explicit`."""
-        return z
+        return tempered_mix(path, z, q, k, v, spec, spans)
 
     def _counted(self, path: str, factor: float | None) -> Change:
         def change(value: Tensor) -> Tensor:

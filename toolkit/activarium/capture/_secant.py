@@ -36,8 +36,6 @@ class BoundSecant(BoundRules):
         InputError: The model has a component through which no secant passes.
     """
 
-    explicit = True
-
     def __init__(self, model: TorchRunner) -> None:
         super().__init__(model, EVERYTHING)
         notes = [words for rule in self._found.notes.values() for words in rule]
@@ -49,6 +47,11 @@ class BoundSecant(BoundRules):
     def report(self) -> dict[str, Any]:
         """How many modules had their slope taken."""
         return {"name": "secant", "fields": {}} | {n: len(paths) for n, paths in self.fired.items()} | {"notes": []}
+
+    @property
+    def explicit(self) -> bool:
+        """Always."""
+        return True
 
     def attended(self, path: str, *values: Tensor) -> list[Tensor]:
         """Queries, keys and values as they are; the slopes are taken at the mix."""
@@ -105,7 +108,7 @@ class BoundSecant(BoundRules):
     def mixed(self, path: str, z: Tensor, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, spans: list[Span]) -> Tensor:
         """The mix `example query head d_head`, affine in queries, keys and values of the first half."""
         count = len(spans) // 2
-        changes = z.new_zeros(_halves(z, path)[0].shape)
+        changes = (_halves(z, path)[0] - _halves(z, path)[1]).detach()  # rows of padding stay what they are
         for i, span in enumerate(spans[:count]):
             queries, keys, values = (_two(t, i, i + count, at) for t, at in ((q, span.queries), (k, span.keys), (v, span.keys)))
             change = _attention_change(queries, keys, values, spec, i, count)

@@ -102,7 +102,7 @@ def ioi(
     sides = model.inputs(clean, bos=bos), model.inputs(corrupt, bos=bos)
     where = _places(sides[0], [(people[d.io], people[d.subject]) for d in draws])
     metric = logit_difference([people[d.io] for d in draws], [people[d.subject] for d in draws], position=where["END"])
-    return pairs(model, *sides, metric, places={n: p.tolist() for n, p in where.items()}, name=f"ioi {corruption}")
+    return pairs(model, *sides, metric, places=where, name=f"ioi {corruption}")
 
 
 def _corrupted(corruption: str, draw: Draw, fresh: Sequence[str]) -> tuple[str, str, str]:

@@ -84,7 +84,7 @@ def pairs(
     *,
     answers: Sequence[str | int] | None = None,
     foils: Sequence[str | int] | None = None,
-    places: Mapping[str, Sequence[int]] | None = None,
+    places: Mapping[str, Sequence[int] | np.ndarray] | None = None,
     bos: Any = "tokenizer",
     name: str = "pairs",
 ) -> Pairs:
@@ -173,7 +173,7 @@ def _identity(model: Any, word: str | int) -> int:
     return int(ids[0])
 
 
-def _places(given: Mapping[str, Sequence[int]], clean: Inputs) -> dict[str, np.ndarray]:
+def _places(given: Mapping[str, Sequence[int] | np.ndarray], clean: Inputs) -> dict[str, np.ndarray]:
     lengths, made = clean.lengths, {}
     for name, positions in given.items():
         at = np.asarray(positions, dtype=int)

@@ -24,7 +24,7 @@ def swap_words(
     *,
     answers: Sequence[str | int] | None = None,
     foils: Sequence[str | int] | None = None,
-    places: Mapping[str, Sequence[int]] | None = None,
+    places: Mapping[str, Sequence[int] | np.ndarray] | None = None,
     bos: Any = "tokenizer",
     name: str = "swapped words",
 ) -> Pairs:

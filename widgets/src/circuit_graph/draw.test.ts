@@ -1,5 +1,18 @@
 import { describe, expect, it } from "vitest";
-import { arranged, edgesAt, nodeAt, nodesOf, pruned, rowNames, stepped, stopAt, stopsOf, swing } from "./draw.ts";
+import {
+  arranged,
+  edgesAt,
+  nodeAt,
+  nodesOf,
+  pruned,
+  rowMarks,
+  rowNames,
+  stepped,
+  stopAt,
+  stopsOf,
+  swing,
+  usefulStops,
+} from "./draw.ts";
 import cases from "./pruning.json" with { type: "json" };
 
 const net = (count: number, edges: number[][], values: number[]) => ({ count, edges: edges.flat(), values });
@@ -44,6 +57,14 @@ describe("the slider", () => {
     expect([stopsOf([]), stopsOf([Number.NaN, -2])]).toEqual([[0], [0, 2]]);
   });
 
+  it("ends where the last path ends, not at the largest edge", () => {
+    const dead = net(4, [[0, 1], [1, 2], [0, 3]], [1, 2, 9]); // biome-ignore format: one edge each
+    const path = net(3, [[0, 1], [1, 2]], [1, 5]); // biome-ignore format: one edge each
+    expect(usefulStops(dead, [0, 1, 2, 9])).toEqual([0, 1, 2, 9]);
+    expect(usefulStops(path, [0, 1, 5])).toEqual([0, 1]);
+    expect(usefulStops(net(2, [], []), [0])).toEqual([0]);
+  });
+
   it("stands at or below a threshold set elsewhere", () => {
     expect([stopAt([0, 1, 5], 3), stopAt([0, 1, 5], 5), stopAt([0, 1, 5], 99)]).toEqual([1, 2, 2]);
   });
@@ -63,9 +84,17 @@ describe("names", () => {
   });
 });
 
-it("lets long upright edges swing out to either side, and no others", () => {
-  expect([swing(0, -54, 2), swing(200, -300, 2)]).toEqual([0, 0]);
-  expect([swing(0, -200, 2), swing(0, -200, 3)]).toEqual([-70, 70]);
+it("marks rows by the block in a name, or by the layer where names tell none", () => {
+  const blocks = rowMarks(["embed", "blocks.0.attn.q.1", "encoder.blocks.12.mlp.out"], ["0", "1", "2"]);
+  expect(blocks).toEqual({ word: "block", marks: ["", "0", "12"] });
+  expect(rowMarks(["a", "b"], ["0", "7"])).toEqual({ word: "layer", marks: ["0", "7"] });
+  expect(rowMarks(["a", "b"], undefined)).toBeUndefined();
+});
+
+it("lets long upright edges swing out to either side, never out of the picture, and no others", () => {
+  expect([swing(0, -54, 300, 600, 2), swing(200, -300, 300, 600, 2)]).toEqual([0, 0]);
+  expect([swing(0, -200, 300, 600, 2), swing(0, -200, 300, 600, 3)]).toEqual([-70, 70]);
+  expect([swing(0, -200, 580, 600, 3), swing(0, -200, 20, 600, 2)]).toEqual([-70, 70]);
 });
 
 describe("places", () => {

@@ -40,6 +40,18 @@ export function stopsOf(values: ArrayLike<number>): number[] {
   return [...new Set([0, ...found])].filter((size) => size >= 0).sort((a, b) => a - b);
 }
 
+/** The stops at which an edge is left: a slider that leads into nothing helps nobody. */
+export function usefulStops(net: Net, stops: readonly number[]): number[] {
+  let [low, high] = [0, stops.length - 1];
+  // What a threshold leaves shrinks as it rises, so the last useful stop can be bisected.
+  while (low < high) {
+    const middle = Math.ceil((low + high) / 2);
+    if (pruned(net, stops[middle]).length) low = middle;
+    else high = middle - 1;
+  }
+  return stops.slice(0, low + 1);
+}
+
 /** The stop nearest to a threshold from below: the slider never claims more than is cut. */
 export function stopAt(stops: readonly number[], threshold: number): number {
   return Math.max(0, stops.filter((stop) => stop <= threshold).length - 1);
@@ -62,10 +74,22 @@ export function rowNames(names: readonly string[], fits: (name: string) => boole
   return without(shared);
 }
 
-/** How far a curve swings to the side, so that long edges do not run through the nodes between their ends. */
-export function swing(dx: number, dy: number, edge: number): number {
+/**
+ * What stands beside the rows: the block that a node's own name tells (`blocks.3.mlp.out`), which readers know, or else its layer,
+ * which may merely count the rows of the drawing.
+ */
+export function rowMarks(nodes: readonly string[], layers: readonly string[] | undefined) {
+  const blocks = nodes.map((name) => name.match(/(?:^|\.)blocks\.(\d+)(?:\.|$)/)?.[1] ?? "");
+  if (blocks.some(Boolean)) return { word: "block", marks: blocks };
+  return layers && { word: "layer", marks: [...layers] };
+}
+
+/** How far a curve swings to the side, so that long edges do not run through the nodes between their ends; never out of the picture. */
+export function swing(dx: number, dy: number, x: number, width: number, edge: number): number {
   if (Math.abs(dx) > 40 || Math.abs(dy) < 80) return 0;
-  return (edge % 2 ? 1 : -1) * Math.min(110, Math.abs(dy) * 0.35);
+  const size = Math.min(110, Math.abs(dy) * 0.35);
+  const inward = x + size > width ? -1 : x - size < 0 ? 1 : 0;
+  return (inward || (edge % 2 ? 1 : -1)) * size;
 }
 
 export interface Spot {

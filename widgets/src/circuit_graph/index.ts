@@ -19,10 +19,12 @@ import {
   nodeAt,
   nodesOf,
   pruned,
+  rowMarks,
   type Spot,
   stepped,
   stopAt,
   stopsOf,
+  usefulStops,
 } from "./draw.ts";
 import {
   drawEdges,
@@ -121,20 +123,25 @@ class CircuitGraph {
     return this.model.get("spec");
   }
 
+  private get marksOf() {
+    return rowMarks(this.spec.nodes, this.spec.columns.layer);
+  }
+
   private get net(): Net & { values: Numbers } {
     return { count: this.spec.nodes.length, edges: this.arrays!.edges, values: this.arrays!.values };
   }
 
   private get words(): Words {
     const { nodes, columns } = this.spec;
-    return { nodes, kinds: columns.kind, layers: columns.layer };
+    return { nodes, kinds: columns.kind, marks: this.marksOf?.marks };
   }
 
   private async load(): Promise<void> {
     const { spec } = this;
     this.arrays = await unpack(this.model.get("data"), spec.arrays);
-    this.stops = stopsOf(this.arrays.values);
-    this.strongest = this.stops[this.stops.length - 1] || 1;
+    const stops = stopsOf(this.arrays.values);
+    this.strongest = stops[stops.length - 1] || 1;
+    this.stops = usefulStops(this.net, stops);
     this.title.textContent = spec.title;
     this.check.textContent = spec.check;
     const size = `${spec.nodes.length} nodes, ${this.arrays.values.length} edges`;
@@ -173,7 +180,7 @@ class CircuitGraph {
   private draw(): void {
     if (!this.arrays || !this.width) return;
     const theme = themeOf(this.root);
-    const gutter = this.spec.columns.layer ? GUTTER : 6;
+    const gutter = this.marksOf ? GUTTER : 6;
     const bare = arranged(nodesOf(this.net, this.kept), this.arrays.rows, this.width - 4, gutter);
     const density = devicePixelRatio || 1;
     const brush = sized(this.base, bare.width, bare.height, density);
@@ -228,7 +235,8 @@ class CircuitGraph {
   private said(node: number): Said {
     const { nodes, columns, unit, dtypes } = this.spec;
     const plural = (count: number) => `${count} ${count === 1 ? "edge" : "edges"}`;
-    const column = (name: "kind" | "layer") => (columns[name] ? [[name, columns[name][node]] as const] : []);
+    // A name tells its block already.
+    const layer = this.marksOf?.word === "layer" ? [["layer", this.marksOf.marks[node]] as const] : [];
     const readout = columns.readout?.[node];
     const gone = this.drawing.spots.some((spot) => spot.node === node)
       ? []
@@ -236,8 +244,8 @@ class CircuitGraph {
     const weights = this.arrays!.weights;
     return [
       ["node", visible(nodes[node])],
-      ...column("kind"),
-      ...column("layer"),
+      ...(columns.kind ? [["kind", columns.kind[node]] as const] : []),
+      ...layer,
       ...gone,
       ["in", plural(this.edges(node, 1).length)],
       ["out", plural(this.edges(node, 0).length)],
@@ -274,15 +282,21 @@ class CircuitGraph {
       line.style.background = colour;
       return make("span", { class: "act-legend" }, line, words);
     };
-    const kinds = KINDS.filter((kind) => this.spec.columns.kind?.includes(kind)).map((kind) => {
+    const all = new Set(this.spec.columns.kind);
+    const kinds = [
+      ...KINDS.filter((kind) => all.has(kind)),
+      ...[...all].filter((kind) => kind && !KINDS.includes(kind)),
+    ];
+    const signs = kinds.map((kind) => {
       const canvas = make("canvas", { "aria-hidden": "true" });
       drawKind(sized(canvas, 14, 14, devicePixelRatio || 1), kind, 7, 7, theme);
       return make("span", { class: "act-legend" }, canvas, kind);
     });
-    this.legend.replaceChildren(sign(below, "below 0"), sign(above, "above 0"), ...kinds);
+    this.legend.replaceChildren(sign(below, "below 0"), sign(above, "above 0"), ...signs);
     const notes = [`width by |weight| up to ${short(this.strongest)}${this.spec.unit && ` ${this.spec.unit}`}`];
     notes.push("nodes without a way in and out are left out");
-    if (this.spec.columns.layer) notes.push("layers at the left");
+    if (this.marksOf) notes.push(`${this.marksOf.word}s at the left`);
+    if (!this.kept.length) notes.push("no path is left at this threshold: lower it");
     if (this.kept.length > MOST_LINES) notes.push(`lines: the largest ${MOST_LINES} of ${this.kept.length} edges`);
     this.caption.textContent = notes.join(" · ");
   }

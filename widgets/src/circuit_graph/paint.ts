@@ -6,7 +6,8 @@ import { cut, visible } from "../shared/text.ts";
 import type { Theme } from "../shared/theme.ts";
 import { type Drawing, type Net, rowNames, type Spot, swing } from "./draw.ts";
 
-export const KINDS = ["embed", "head", "mlp", "logits", "feature", "error"];
+/** Kinds with a sign of their own, in the order of a legend; any other kind is a disc, as heads are. */
+export const KINDS = ["embed", "query", "key", "value", "head", "mlp", "feature", "error", "logits"];
 
 const BOX = 20;
 const GLYPH = 4;
@@ -22,7 +23,7 @@ export function signColours(dark: boolean): { below: string; above: string } {
 
 export function drawEdges(
   brush: CanvasRenderingContext2D,
-  { spots }: Drawing,
+  { spots, width }: Drawing,
   net: Net & { values: Numbers },
   kept: readonly number[],
   strongest: number,
@@ -44,7 +45,7 @@ export function drawEdges(
     const share = Number(key.slice(0, 2)) / BUCKETS;
     brush.beginPath();
     for (const edge of buckets.get(key)!)
-      curve(brush, at.get(net.edges[2 * edge])!, at.get(net.edges[2 * edge + 1])!, edge);
+      curve(brush, at.get(net.edges[2 * edge])!, at.get(net.edges[2 * edge + 1])!, width, edge);
     brush.strokeStyle = key.endsWith("-") ? below : above;
     brush.globalAlpha = 0.35 + 0.6 * share;
     brush.lineWidth = 0.6 + WIDEST * share;
@@ -54,10 +55,10 @@ export function drawEdges(
 }
 
 /** From the top of one node to the bottom of another; what does not go up swings out. */
-function curve(brush: CanvasRenderingContext2D, from: Spot, to: Spot, edge: number): void {
+function curve(brush: CanvasRenderingContext2D, from: Spot, to: Spot, width: number, edge: number): void {
   const [start, end] = [from.y - from.tall / 2, to.y + to.tall / 2];
   const lift = Math.max(14, Math.abs(start - end) * 0.4);
-  const aside = swing(to.x - from.x, end - start, edge);
+  const aside = swing(to.x - from.x, end - start, from.x, width, edge);
   brush.moveTo(from.x, start);
   brush.bezierCurveTo(from.x + aside, start - lift, to.x + aside, end + lift, to.x, end);
 }
@@ -65,7 +66,7 @@ function curve(brush: CanvasRenderingContext2D, from: Spot, to: Spot, edge: numb
 export interface Words {
   nodes: readonly string[];
   kinds: readonly string[] | undefined;
-  layers: readonly string[] | undefined;
+  marks: readonly string[] | undefined;
 }
 
 /** The same drawing with a label and a size for every node, as this font measures them. */
@@ -154,6 +155,22 @@ export function drawKind(brush: CanvasRenderingContext2D, kind: string, x: numbe
       [0, r + 1],
       [-r - 1, 0],
     ],
+    // The inputs of a head: to the right, to the left, down.
+    query: [
+      [-r + 1, -r],
+      [r, 0],
+      [-r + 1, r],
+    ],
+    key: [
+      [r - 1, -r],
+      [-r, 0],
+      [r - 1, r],
+    ],
+    value: [
+      [-r, -r + 1],
+      [r, -r + 1],
+      [0, r],
+    ],
     logits: [
       [0, -r - 1],
       [r + 1, r],
@@ -177,23 +194,23 @@ export function drawKind(brush: CanvasRenderingContext2D, kind: string, x: numbe
   brush.stroke();
 }
 
-/** Layer numbers at the left, once per layer. */
+/** Blocks or layers at the left, once for all rows of one. */
 export function drawLayers(
   brush: CanvasRenderingContext2D,
   { rows, spots }: Drawing,
   words: Words,
   theme: Theme,
 ): void {
-  if (!words.layers) return;
+  if (!words.marks) return;
   brush.font = `11px ${theme.font}`;
   brush.textBaseline = "middle";
   brush.textAlign = "right";
   brush.fillStyle = theme.muted;
   let last = "";
   for (const { y } of rows) {
-    const layer = words.layers[spots.find((spot) => spot.y === y)!.node];
-    if (layer !== last) brush.fillText(layer, 22, y);
-    last = layer;
+    const mark = words.marks[spots.find((spot) => spot.y === y)!.node];
+    if (mark !== last) brush.fillText(mark, 22, y);
+    last = mark;
   }
 }
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from activarium.analyses.patching.cells import branches_of
-from activarium.analyses.patching.grids import grid
+from activarium.analyses.patching.grids import grid, padded
 from activarium.analyses.patching.nodes import Columns, Family, Positions, family
-from activarium.analyses.patching.sides import Sides, Totals, measured
+from activarium.analyses.patching.sides import Sides, Totals, joined, measured
 from activarium.analyses.patching.zeros import known_zero
 from activarium.branches import Branches, run_whole
 from activarium.errors import InputError
@@ -33,6 +34,7 @@ def activation_patching(
     normalise: bool = False,
     cells: np.ndarray | None = None,
     reuse: bool = True,
+    batch: int = 64,
     memory: int = 1 << 30,
     progress: bool = True,
 ) -> Grid:
@@ -53,6 +55,7 @@ def activation_patching(
         normalise: Give shares of M+ - M-.
         cells: Boolean, of the shape of the grid: run only these; the others are NaN.
         reuse: False runs every cell as a whole forward, known zeros included, to check the shortcuts.
+        batch: Pairs whose base and source runs are kept at a time.
         memory: Bytes that the streams of cells run together may take.
         progress: Show a bar when many cells are run.
 
@@ -77,47 +80,68 @@ def activation_patching(
         True
     """
     found, sides = family(model, nodes, units), Sides(pairs, direction)
-    base, source = sides.run(model, sides.base, found.sites), sides.run(model, sides.source, found.sites)
-    totals = Totals(measured(base), measured(source))
-    columns = Columns(pairs, found.space, positions)
-    zero = known_zero(model, sides, found, columns)
-    wanted = _wanted(found, columns, zero, cells, reuse)
-    branches, places = branches_of(found, columns, wanted, base, source)
-    effects = np.full(wanted.shape, np.nan)
-    metrics, notes = _run(model, sides, branches, reuse, memory, progress)
-    for metric, place in zip(metrics, places, strict=True):
-        effects[tuple(place)] = metric - totals.base[place[0]]
-    effects[zero[..., None] & np.isnan(effects) & _exists(found, columns, zero)] = 0.0
-    return grid(found, columns, effects, zero, sides, totals, title="Activation patching", normalise=normalise, notes=notes)
+    if batch < 1:
+        raise InputError(f"batch={batch}: at least one pair is run at a time.")
+    whole = Columns(pairs, found.space, positions)
+    asked = _exists(found, whole, len(pairs)) & _chosen(cells, found, whole)
+    parts, zeros, totals, spent = [], [], [], Counter[str]()
+    with progress_bar(progress and asked.sum() >= LONG, "patching", int(asked.sum()), "cells") as advance:
+        for chunk in sides.chunks(batch):
+            columns = Columns(chunk.pairs, found.space, positions)
+            base, source = chunk.run(model, chunk.base, found.sites), chunk.run(model, chunk.source, found.sites)
+            totals.append(Totals(measured(base), measured(source)))
+            zero = known_zero(model, chunk, found, columns)[..., None]
+            first = sum(map(len, parts))
+            wanted = asked[first : first + len(zero), :, : zero.shape[2]]
+            run = wanted & ~zero if reuse else wanted
+            branches, places = branches_of(found, columns, run, base, source)
+            metrics, cost = _run(model, chunk, branches, reuse, memory, advance)
+            advance(int(wanted.sum() - run.sum()))
+            spent.update({k: v for k, v in cost.items() if k != "reuse"})
+            effects = np.full(wanted.shape, np.nan)
+            for metric, place in zip(metrics, places, strict=True):
+                effects[tuple(place)] = metric - totals[-1].base[place[0]]
+            effects[zero & ~run & _exists(found, columns, len(effects))] = 0.0
+            parts.append(effects)
+            zeros.append(zero)
+    notes = {**spent, "reuse": cost.get("reuse", "none")}
+    return grid(
+        found,
+        whole,
+        padded(parts),
+        padded(zeros)[..., 0],
+        sides,
+        joined(totals),
+        title="Activation patching",
+        normalise=normalise,
+        notes=notes,
+    )
 
 
-def _exists(family: Family, columns: Columns, zero: np.ndarray) -> np.ndarray:
+def _exists(family: Family, columns: Columns, pairs: int) -> np.ndarray:
     """Boolean `pair layer column node`: has the pair such a row?"""
-    shape = (*zero.shape, family.size)
+    shape = (pairs, len(family.sites), 1 if columns.index is None else columns.index.shape[1], family.size)
     return np.ones(shape, bool) if columns.index is None else np.broadcast_to((columns.index >= 0)[:, None, :, None], shape)
 
 
-def _wanted(family: Family, columns: Columns, zero: np.ndarray, cells: np.ndarray | None, reuse: bool) -> np.ndarray:
-    """Boolean `pair layer column node`: what is run."""
-    wanted = _exists(family, columns, zero)
-    if reuse:
-        wanted = wanted & ~zero[..., None]
+def _chosen(cells: np.ndarray | None, family: Family, columns: Columns) -> np.ndarray:
+    """Boolean `layer column node`: what the caller asks for."""
+    shape = (len(family.sites), 1 if columns.index is None else columns.index.shape[1], family.size)
     if cells is None:
-        return wanted
-    shape = [n for n, drop in zip(wanted.shape[1:], (False, columns.index is None, not family.parts), strict=True) if not drop]
+        return np.ones(shape, bool)
+    wanted = tuple(n for n, drop in zip(shape, (False, columns.index is None, not family.parts), strict=True) if not drop)
     cells = np.asarray(cells)
-    if cells.dtype != bool or cells.shape != tuple(shape):
-        raise InputError(f"cells= is {cells.dtype} of shape {cells.shape}; wanted booleans of shape {tuple(shape)}.")
-    return wanted & cells.reshape(wanted.shape[1:])
+    if cells.dtype != bool or cells.shape != wanted:
+        raise InputError(f"cells= is {cells.dtype} of shape {cells.shape}; wanted booleans of shape {wanted}.")
+    return cells.reshape(shape)
 
 
 def _run(
-    model: Any, sides: Sides, branches: list[Branches], reuse: bool, memory: int, progress: bool
+    model: Any, sides: Sides, branches: list[Branches], reuse: bool, memory: int, advance: Any
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
     """The metric of every branch, and what it cost."""
     count = sum(len(b) for b in branches)
-    with progress_bar(progress and count >= LONG, "patching", count, "cells") as advance:
-        if reuse and hasattr(model, "branches"):
-            found, spent = model.branches(sides.base, branches, sides.pairs.metric, memory=memory, advance=advance)
-            return found, {"cells": count, **spent}
-        return run_whole(model, sides.base, branches, sides.pairs.metric, advance=advance), {"cells": count}
+    if reuse and hasattr(model, "branches"):
+        found, spent = model.branches(sides.base, branches, sides.pairs.metric, memory=memory, advance=advance)
+        return found, {"cells": count, **spent}
+    return run_whole(model, sides.base, branches, sides.pairs.metric, advance=advance), {"cells": count}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from activarium.analyses.patching.stream import Stream, Terms, stream_of, terms
+from activarium.analyses.patching.stream import Stream, Terms, check_heads, stream_of, terms
 from activarium.errors import InputError
 from activarium.metrics import Metric
 from activarium.pairs import Pairs
@@ -72,6 +72,8 @@ def direct_logit_attribution(
     """
     given, metric = _given(model, inputs, metric)
     stream = stream_of(model)
+    if heads:
+        check_heads(model, stream)
     parts = []
     starts = range(0, len(given), batch)
     with progress_bar(progress and len(starts) >= LONG, "attributing", len(given), "examples") as advance:

@@ -47,7 +47,7 @@ def input_relevance(
         model: A loaded model.
         inputs: Texts, token ids, images or a dict of them, as for `model.run`.
         metric: One number per input, such as `logit_difference` or `class_logit`.
-        method: A set of rules (`relp-ah`, `relp`, `attnlrp`, `ln`, `ln-id`), `gradient_x_input`, or against a baseline without token
+        method: A set of rules (`relp-ah`, `relp`, `attnlrp`, `gim`, `ln`, `ln-id`), `gradient_x_input`, or against a baseline without token
             or patch embeddings (positions unchanged) `integrated_gradients` or `deeplift`, slopes between the two runs.
         steps: Midpoints on the path of integrated gradients.
         example: Which input.

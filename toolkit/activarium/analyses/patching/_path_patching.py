@@ -11,7 +11,7 @@ from torch import Tensor
 
 from activarium.analyses.patching.grids import grid
 from activarium.analyses.patching.nodes import Columns, Family, Positions, family
-from activarium.analyses.patching.routes import Receiver, Receivers, held_sites, place, reaches, receivers_of
+from activarium.analyses.patching.routes import Receiver, Receivers, held_sites, place, reaches, receivers_of, stop_after
 from activarium.analyses.patching.sides import Sides, Totals, joined, measured
 from activarium.analyses.patching.zeros import known_zero
 from activarium.edits import Edit, Set
@@ -114,6 +114,7 @@ class _Paths:
         self.width = 1 if self.columns.index is None else self.columns.index.shape[1]
         self.base = sides.run(model, sides.base, [*dict.fromkeys([*held, *family.sites])])
         self.source = sides.run(model, sides.source, family.sites)
+        self.stop = None if receivers[0].site == "logits" else stop_after(model, receivers)
         self.totals = Totals(measured(self.base), measured(self.source))
 
     def effect(self, layer: int, column: int, node: int, skip: bool) -> np.ndarray:
@@ -125,9 +126,14 @@ class _Paths:
         edits = [*self._holding(site), Set(site, values)]
         if self.receivers[0].site == "logits":  # what the logits are read from, put into the base run, gives the logits of this run
             return measured(self.sides.run(self.model, self.sides.base, edits=edits)) - self.totals.base
-        told = self.sides.run(self.model, self.sides.base, [r.site for r in self.receivers], edits=edits)
+        told = self._told(edits)
         put = [Set(r.site, told[r.site].tensor, where=r.where) for r in self.receivers]
         return measured(self.sides.run(self.model, self.sides.base, edits=put)) - self.totals.base
+
+    def _told(self, edits: list[Edit]) -> Any:
+        """What the receivers are given."""
+        self.sides.counts.forwards += 1
+        return self.model.run(self.sides.base, [r.site for r in self.receivers], edits=edits, stop_after=self.stop)
 
     def _mixed(self, site: str, column: int, node: int) -> Tensor | None:
         """The base run's values with one node of one column from the source run; None if that changes nothing."""

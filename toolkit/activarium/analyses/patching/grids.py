@@ -86,3 +86,10 @@ def grid(
         unit=unit,
         diagnostics=diagnostics,
     )
+
+
+def padded(chunks: Sequence[np.ndarray]) -> np.ndarray:
+    """`pair layer column node` of chunks of pairs under one another; a chunk of shorter texts lacks the last columns."""
+    width = max(c.shape[2] for c in chunks)
+    empty = False if chunks[0].dtype == bool else np.nan
+    return np.concatenate([np.pad(c, ((0, 0), (0, 0), (0, width - c.shape[2]), (0, 0)), constant_values=empty) for c in chunks])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from activarium.analyses.patching.grids import grid
+from activarium.analyses.patching.grids import grid, padded
 from activarium.analyses.patching.nodes import Columns, Family, Positions, family
 from activarium.analyses.patching.sides import Sides, Totals, check_gradients, check_resolution, joined, measured, wide
 from activarium.analyses.patching.zeros import known_zero
@@ -78,20 +78,21 @@ def scored(
         raise InputError(f"batch={batch}: a forward takes at least one pair.")
     found, sides = family(model, nodes, units), Sides(pairs, direction)
     parts: list[np.ndarray] = []
+    zeros: list[np.ndarray] = []
     totals: list[Totals] = []
     for chunk in sides.chunks(batch):
+        columns = Columns(chunk.pairs, found.space, positions)
         source = chunk.run(model, chunk.source, [*found.sites, *also])
-        part, base = scores(model, chunk, found, Columns(chunk.pairs, found.space, positions), source)
+        part, base = scores(model, chunk, found, columns, source)
         totals.append(Totals(measured(base), measured(source)))
         check_resolution(model, base, totals[-1])
         parts.append(part)
-    columns = Columns(pairs, found.space, positions)
-    zero = known_zero(model, sides, found, columns)
-    effects = _padded(parts)
+        zeros.append(known_zero(model, chunk, found, columns)[..., None])
+    effects, zero = padded(parts), padded(zeros)
     # Two runs of one input may take different kernels, of which one keeps a graph: what cannot have an effect has exactly none.
-    effects[np.broadcast_to(zero[..., None], effects.shape)] = 0.0
+    effects[np.broadcast_to(zero, effects.shape)] = 0.0
     kept = {"title": title, "normalise": normalise, "unsigned": unsigned, "notes": notes()}
-    return grid(found, columns, effects, zero, sides, joined(totals), **kept)
+    return grid(found, Columns(pairs, found.space, positions), effects, zero[..., 0], sides, joined(totals), **kept)
 
 
 def products(family: Family, site: str, slope: Tensor, base: Any, source: Any) -> Tensor:
@@ -104,9 +105,3 @@ def arranged(family: Family, columns: Columns, scores: Mapping[str, Tensor]) -> 
     """Scores `row node` of every site as `pair layer column node`."""
     found = [columns.per_pair(scores[site]) for site in family.sites]
     return np.stack([f if columns.index is not None else f[:, None] for f in found], 1)
-
-
-def _padded(chunks: Sequence[np.ndarray]) -> np.ndarray:
-    """Chunks of pairs under one another; a chunk of shorter texts has fewer columns."""
-    width = max(c.shape[2] for c in chunks)
-    return np.concatenate([np.pad(c, ((0, 0), (0, 0), (0, width - c.shape[2]), (0, 0)), constant_values=np.nan) for c in chunks])

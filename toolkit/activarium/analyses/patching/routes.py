@@ -106,6 +106,16 @@ def reaches(model: Any, sender: str, receiver: str) -> bool:
     return a < b
 
 
+def stop_after(model: Any, receivers: Sequence[Receiver]) -> str | None:
+    """A site at which every receiver was read, so that the forward can end there; None where that is not sure."""
+    last = max(receivers, key=lambda r: place(model, r.site))
+    stack, layer, stage = place(model, last.site)
+    block = list(model.anatomy.stacks.values())[stack].blocks[layer]
+    if block.algebra == "parallel" or any(place(model, r.site)[0] != stack for r in receivers):
+        return None
+    return last.site if stage == STAGES.index("mlp") else f"{last.site.rpartition('.')[0]}.z"
+
+
 def held_sites(model: Any, mlps: bool) -> list[str]:
     """What is held at its base value between sender and receiver: every head's mix, and with `mlps` every MLP's write.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from activarium.analyses.patching.frozen import FITS, Frozen, freeze
 from activarium.analyses.patching.readers import Reader, reader
-from activarium.errors import InputError
+from activarium.errors import InputError, MissingSite
 from activarium.metrics import Metric
 
 
@@ -98,6 +98,19 @@ def stream_of(model: Any) -> Stream:
             f"The final norm of {model.name} acts on pooled rows, so rows have no share of their own. Use activation_patching."
         )
     return Stream(stack.prefix, len(stack.blocks), rooms)
+
+
+def check_heads(model: Any, stream: Stream) -> None:
+    """Can every head be followed?
+
+    Raises:
+        MissingSite: The mix of an attention's heads, or its projection's weights, cannot be read.
+    """
+    for room in (r for r in stream.rooms if r != "mlp"):
+        for site, weight in zip(stream.sites(room, "z"), stream.sites(room, "W_O"), strict=True):
+            if site not in model.sites or weight not in model.weights:
+                reason = model.sites.missing.get(site, f"there is no weight {weight}")
+                raise MissingSite(f"The heads of {site} cannot be followed: {reason}. With heads=False each attention is one term.")
 
 
 def terms(model: Any, inputs: Any, metric: Metric, stream: Stream, *, heads: bool, sources: bool) -> Terms:
