@@ -68,12 +68,6 @@ def against_exact(
     return result.with_(check=_check(result, effects, exact.masks["known_zero"], chosen, seed, unsigned))
 
 
-def _exact(result: Grid, model: Any, pairs: Pairs, cells: np.ndarray, progress: bool) -> Grid:
-    """The exact effects of the chosen cells."""
-    told = {name: result.diagnostics[name] for name in ("direction", "positions", "normalise")}
-    return activation_patching(model, pairs, list(result.labels["layer"]), units=_units(result), cells=cells, progress=progress, **told)
-
-
 def _check(result: Grid, effects: np.ndarray, known: np.ndarray, chosen: np.ndarray, seed: int, unsigned: bool) -> Ranking:
     """The comparison of the chosen cells, largest exact effect first."""
     places = np.argwhere(chosen != "")
