@@ -230,7 +230,7 @@ def test_batches_and_memory_change_nothing():
 # --- relevance rules
 
 
-@pytest.mark.parametrize("rules", ["ln", "relp", "relp-ah", Rules(activations=True)])
+@pytest.mark.parametrize("rules", ["ln", "relp", "relp-ah", "gim", Rules(activations=True)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_relevance_edges_add_up_to_relevance_of_nodes(family, rules):
     model = double(family)
@@ -260,9 +260,9 @@ def test_without_any_rule_relevance_is_the_gradient():
     assert np.array_equal(edge_attribution(model, pairs, method="relp", rules=Rules()).values, edge_attribution(model, pairs).values)
 
 
-def test_slopes_between_two_inputs_score_no_edges():
+def test_what_are_no_rules():
     model = double("gpt2")
-    with pytest.raises(InputError, match="rules='secant' compares two inputs and scores no edges"):
+    with pytest.raises(InputError, match=r"rules=Secant\(\) is neither a Rules nor the name of a set"):
         edge_attribution(model, pairs_of(model), method="relp", rules=Secant())
 
 

@@ -18,7 +18,7 @@ from activarium.errors import InputError
 from activarium.pairs import Pairs
 from activarium.protocols import Runner
 from activarium.results import Graph
-from activarium.rules import PRESETS, Rules, as_rules
+from activarium.rules import Rules, as_rules
 
 METHODS = {"eap": "EAP", "relp": "RelP", "eap-ig-inputs": "EAP-IG (inputs)", "eap-ig-activations": "EAP-IG (activations)"}
 
@@ -88,7 +88,7 @@ def edge_attribution(
     """
     _check_options(method, steps, rule)
     check_gradients(model)
-    used = _rules(rules) if method == "relp" else None
+    used = as_rules(rules) if method == "relp" else None
     wires, sides = wiring(model), Sides(pairs, direction)
     scores, error, totals, readouts = np.zeros(wires.edges.shape), 0.0, [], Readouts(model, wires)
     for chunk in sides.chunks(batch):
@@ -123,13 +123,6 @@ def _check_options(method: str, steps: int, rule: str) -> None:
         raise InputError(f"rule={rule!r} is not known; choose {' or '.join(RULES)}.")
     if steps < 1:
         raise InputError(f"steps={steps}: the way from base to source needs at least one point.")
-
-
-def _rules(given: Rules | str) -> Rules:
-    found = as_rules(given)
-    if not isinstance(found, Rules):
-        raise InputError(f"rules={found.name!r} compares two inputs and scores no edges. Choose a Rules, or one of {', '.join(PRESETS)}.")
-    return found
 
 
 def _chunk(
