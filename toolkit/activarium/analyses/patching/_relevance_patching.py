@@ -13,6 +13,7 @@ from activarium.analyses.patching.best import best
 from activarium.analyses.patching.linear import linear
 from activarium.analyses.patching.nodes import Positions
 from activarium.analyses.patching.sides import Sides
+from activarium.features import Features
 from activarium.pairs import Pairs
 from activarium.protocols import Runner
 from activarium.results import Grid
@@ -25,7 +26,7 @@ ACTED_ON = ("norms", "qk_norms", "activations", "gates", "attention")
 def relevance_patching(
     model: Runner,
     pairs: Pairs,
-    nodes: str | Sequence[str],
+    nodes: str | Sequence[str] | Features,
     *,
     rules: Rules | str = "relp",
     direction: str = "denoise",
@@ -46,7 +47,7 @@ def relevance_patching(
     Args:
         model: A loaded model.
         pairs: Clean and corrupted inputs, from `act.pairs`.
-        nodes: Site names and patterns, `blocks.*.mlp.out`; nodes of `row head d_head` sites are heads.
+        nodes: Site names and patterns, `blocks.*.mlp.out`; nodes of `row head d_head` sites are heads. Or `act.Features` of a site.
         rules: `relp` (the paper's default), `relp-ah` (attention patterns constant too), `ln` (norms alone), `ln-id` (and activations),
             `attnlrp`, or your own `Rules`. With all off it is attribution patching. `auto` tries the first four and mid-AtP (one
             gradient half way between the inputs), and gives the one that is nearest to exact effects on a sample of cells.
