@@ -35,6 +35,7 @@ def attribution_patching_star(
     units: str | Sequence[int] | None = None,
     normalise: bool = False,
     batch: int = 32,
+    progress: bool = True,
 ) -> Grid:
     """Which nodes would change the answer, where attention is saturated and effects cancel?
 
@@ -53,6 +54,7 @@ def attribution_patching_star(
         units: `"all"` or numbers: each unit of the last axis (a neuron of `mlp.post`) is a node.
         normalise: Give shares of M+ - M-.
         batch: Pairs in one forward.
+        progress: Show a bar when there are many batches.
 
     Returns:
         A grid `layer position` (and `head`, or the units' axis), the mean over pairs, with `per_example` and masks; `diagnostics` say
@@ -108,6 +110,7 @@ def attribution_patching_star(
         units=units,
         normalise=normalise,
         batch=batch,
+        progress=progress,
         also=[s for s in softmax if not s.endswith(".pattern")],
         unsigned=graddrop,
     )
