@@ -1,5 +1,7 @@
 """The page that `make demo` writes, opened with the network off: its read-outs are the model's own numbers."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ def test_the_tour_is_alive_without_a_network(offline, tour, screenshots):
     opened, troubles = offline
     opened.goto(tour.as_uri())
     wait_until(opened, "document.querySelectorAll('.act').length >= 3 && !document.querySelector('.act:not([data-ready])')")
-    for kind in ("tokens", "heatmap", "image"):
+    for kind in ("tokens", "heatmap", "image", "circuit"):
         assert opened.locator(f".act-{kind}").count() >= 1
 
     strip = WidgetOnPage(opened, opened.locator(".act-tokens").first)
@@ -33,6 +35,10 @@ def test_the_tour_is_alive_without_a_network(offline, tour, screenshots):
         strip.settle()
         assert f"position {position}" in strip.read_out()
         assert np.isclose(strip.value(), losses[position - 1], rtol=1e-3, atol=1e-4)
+
+    said = re.search(r"(\d+) of \d+ edges, all others as in the corrupted sentence", opened.locator("main").text_content())
+    drawn = re.match(r"(\d+) of \d+ edges", opened.locator(".act-circuit output", has_text=" edges, ").text_content())
+    assert said and drawn and int(said[1]) <= int(drawn[1]) < 2 * int(said[1]), "the circuit in words, and with the steps inside heads"
     opened.screenshot(path=screenshots / "tour.png", full_page=True)
     assert troubles == []
 
