@@ -222,6 +222,7 @@ def test_equal_metrics_leave_nothing_to_share():
     [
         ({"shares": [0.5, 0.2]}, "each larger than the one before"),
         ({"shares": [0, 2]}, "give sizes of circuits from 0 to 1"),
+        ({"batch": 0}, "batch=0: a forward takes at least one pair"),
         ({"shares": []}, "give sizes of circuits from 0 to 1"),
         ({"select_by": "best"}, "select='best' is not known; choose top or greedy"),
         ({"direction": "up"}, "direction='up' is not known"),

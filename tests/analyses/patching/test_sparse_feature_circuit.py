@@ -281,6 +281,7 @@ class Wide(Same):
         ({"blocks.1.resid_pre": Same(), "blocks.0.resid_post": Same()}, {}, "hold the same values twice"),
         ({"blocks.1.mlp.out": Wide()}, {}, r"makes codes \(10, 32\) and values \(10, 3\) of rows \(10, 32\)"),
         ({"blocks.1.mlp.out": Normalising()}, {}, "The decoder of its dictionary is not affine"),
+        ({"blocks.1.mlp.out": Same()}, {"batch": 0}, "batch=0: a forward takes at least one pair"),
         ({"blocks.1.mlp.out": Same()}, {"steps": -1}, "none can be negative"),
         ({"blocks.1.mlp.out": Same()}, {"aggregation": "none"}, "aggregation='none' needs pairs of one length"),
         ({"blocks.1.mlp.out": Same()}, {"aggregation": "max"}, "aggregation='max' is not known"),

@@ -12,7 +12,7 @@ from activarium.analyses.patching.edge_points import METHODS, Method, points
 from activarium.analyses.patching.edge_scores import check_sums, edge_scores, sum_rule_error, sums_at
 from activarium.analyses.patching.reader_inputs import Readers
 from activarium.analyses.patching.readouts import Readouts
-from activarium.analyses.patching.sides import Sides, Totals, check_gradients, check_resolution, joined, measured
+from activarium.analyses.patching.sides import Sides, Totals, check_batch, check_gradients, check_resolution, joined, measured
 from activarium.analyses.patching.wiring import Wiring, wiring
 from activarium.analyses.patching.writers import Differences, Writers
 from activarium.pairs import Pairs
@@ -53,8 +53,8 @@ def edge_attribution(
             relevance coefficients at the base run in the place of gradients.
         rules: Relevance rules, or the name of a set of them, for `relp`.
         direction: `denoise` puts clean values into the corrupted run, `noise` the reverse. Signs are not flipped.
-        steps: Points on the way, for the two last methods.
-        rule: `midpoint`, or `left` as in the published code (starting at the base run).
+        steps: Points on the way, for the two `eap-ig` methods.
+        rule: `midpoint`, or `left` with the base run itself as the first point.
         check: Refuse edges that do not add up to the scores of their nodes.
         batch: Pairs in one forward.
         memory: Bytes that differences of writers may take before they are made again for each reader.
@@ -91,6 +91,7 @@ def edge_attribution(
     """
     how = Method(method, steps, rule, as_rules(rules) if method == "relp" else None)
     check_gradients(model)
+    check_batch(batch)
     wires, sides = wiring(model), Sides(pairs, direction)
     scores, error, totals, readouts = np.zeros(wires.edges.shape), 0.0, [], Readouts(model, wires)
     count = how.runs(wires) * -(-len(pairs) // batch)
