@@ -88,7 +88,8 @@ def relevance_patching(
     """
     options = {"direction": direction, "positions": positions, "units": units, "normalise": normalise, "batch": batch}
     if rules == "auto":
-        return best(_candidates(model, pairs, nodes, options), model, pairs, sample=sample, seed=seed)
+        features = nodes if isinstance(nodes, Features) else None
+        return best(_candidates(model, pairs, nodes, options), model, pairs, sample=sample, seed=seed, nodes=features)
     chosen, report = as_rules(rules), {}
 
     def multipliers(model: Any, sides: Sides, sites: Sequence[str], source: Any) -> tuple[Mapping[str, Tensor], Any]:
@@ -105,7 +106,7 @@ def relevance_patching(
     return made
 
 
-def _candidates(model: Any, pairs: Pairs, nodes: str | Sequence[str], options: dict[str, Any]) -> dict[str, Grid]:
+def _candidates(model: Any, pairs: Pairs, nodes: str | Sequence[str] | Features, options: dict[str, Any]) -> dict[str, Grid]:
     """What `auto` chooses among: one forward and one backward each."""
     found = {name: relevance_patching(model, pairs, nodes, rules=name, **options) for name in CANDIDATES}
     with warnings.catch_warnings():
