@@ -67,7 +67,7 @@ def total(found, start, end):
 
 
 @pytest.mark.parametrize("steps", [0, 3])
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "vit"])
 def test_features_and_error_add_up_to_the_site(family, steps):
     model = double(family)
     pairs = pairs_of(model)
