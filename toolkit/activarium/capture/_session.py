@@ -212,6 +212,9 @@ class Session:
                 value = self._edited(value, edit, tap, base)
         if self.grad and not value.requires_grad and value.is_floating_point():
             value = value.detach().requires_grad_()
+        elif self.grad and tap.reads and tap.name.endswith(".in"):
+            # Without a norm before it (BERT) this is the stream's own tensor, whose gradient counts the way past the module as well.
+            value = value.view_as(value)
         if tap.reads:
             seen = value.clone() if tap.place.copied else value
             self.raw[tap.name] = seen if self.keep is None else self.keep(tap.name, read_cut(seen, tap.place.cut))

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activarium.edits import Replace
 from activarium.errors import InputError
 from activarium.pairs import Pairs
 
@@ -70,22 +69,12 @@ class Sides:
     def run(self, model: Any, inputs: Any, read: Any = (), **options: Any) -> Any:
         """One counted forward that measures the metric."""
         self.counts.forwards += 1
-        if options.get("grad"):
-            options["edits"] = [*_apart(model, read), *options.get("edits", ())]
         return model.run(inputs, read=read, metrics={"metric": self.pairs.metric}, **options)
 
     def gradient(self, recording: Any, **options: Any) -> Any:
         """One counted backward."""
         self.counts.backwards += 1
         return recording.backward("metric", **options)
-
-
-def _apart(model: Any, read: Any) -> list[Replace]:
-    """Edits that change no value: what enters an attention or MLP becomes a tensor of its own.
-
-    Without a norm before it (BERT) it is the stream's tensor, whose gradient counts the way past the module as well.
-    """
-    return [Replace(n, lambda values: values.view_as(values)) for n in model.sites.select(read) if n.endswith(".in")]
 
 
 @dataclass
