@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from activarium.analyses.patching._against_exact import against_exact as against_exact
     from activarium.capture import load as load
     from activarium.capture import wrap as wrap
+    from activarium.features import Features as Features
     from activarium.pairs import pairs as pairs
     from activarium.recording import Recording as Recording
     from activarium.results import identical as identical
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "Activations": "activarium.activations:Activations",
     "Cluster": "activarium.workflows.cluster:Cluster",
+    "Features": "activarium.features:Features",
     "Recording": "activarium.recording:Recording",
     "Rules": "activarium.rules:Rules",
     "Survey": "activarium.summaries:Survey",

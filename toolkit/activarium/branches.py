@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -41,11 +41,14 @@ class Branches:
     def __len__(self) -> int:
         return len(self.example)
 
-    def take(self, index: np.ndarray) -> Branches:
+    def take(self, index: np.ndarray) -> Self:
         """Some of the branches."""
-        return Branches(
-            self.site, self.example[index], self.position[index], self.part[index], self.base, self.source, self.starts, self.lengths
-        )
+        return replace(self, example=self.example[index], position=self.position[index], part=self.part[index])
+
+    def differing(self) -> np.ndarray:
+        """Boolean `row part`: do base and source differ in a bit?"""
+        differs = self.base != self.source
+        return (differs.flatten(2).any(2) if differs.ndim > 2 else differs).cpu().numpy()
 
     def changes(self) -> tuple[np.ndarray, np.ndarray, Tensor]:
         """For every replaced row: its branch, its position in the example, and its new values `row …`."""
@@ -55,13 +58,17 @@ class Branches:
         within = np.arange(len(owner)) - np.repeat(np.r_[0, np.cumsum(counts)[:-1]], counts)
         position = np.where(whole[owner], within, self.position[owner])
         rows = torch.as_tensor(position + self.starts[self.example[owner]], device=self.source.device)
-        source, part = self.source[rows], self.part[owner]
-        if (part < 0).all():
-            return owner, position, source
-        values, chosen = self.base[rows].clone(), torch.as_tensor(part, device=source.device)
-        lines = torch.arange(len(values), device=source.device)
-        values[lines, chosen] = source[lines, chosen]
-        return owner, position, torch.where((chosen < 0).view(-1, *[1] * (values.ndim - 1)), source, values)
+        part = torch.as_tensor(self.part[owner], device=self.source.device)
+        values = self.source[rows]
+        some = part >= 0
+        values[some] = self.replaced(rows[some], part[some])
+        return owner, position, values
+
+    def replaced(self, rows: Tensor, part: Tensor) -> Tensor:
+        """Base values of these rows, of each one part from the source."""
+        values, lines = self.base[rows].clone(), torch.arange(len(rows), device=rows.device)
+        values[lines, part] = self.source[rows, part]
+        return values
 
 
 def run_whole(

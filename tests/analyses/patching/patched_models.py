@@ -1,5 +1,6 @@
 """Small models and pairs for the tests of patching: every family in float64, its norms included."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -11,8 +12,15 @@ CORRUPT = ["Tom saw the cat", "Tom gave Tom the red ball"]
 TEXT = ("gpt2", "gpt_neox", "llama", "qwen3", "gemma2", "bert")
 IMAGES = ("vit", "dinov2", "clip_vision")
 FAMILIES = (*TEXT, "t5", *IMAGES)
+QUICK = ("gpt2", "llama", "t5", "vit")
 # Of each family: the prefix of the stack that is patched.
 STACK = {"t5": "encoder."}
+
+
+def each(families=FAMILIES, quick=QUICK):
+    """One test for every family, of which a few are run every time."""
+    marked = [f if f in quick else pytest.param(f, marks=pytest.mark.slow) for f in families]
+    return pytest.mark.parametrize("family", marked)
 
 
 class Root(nn.Module):

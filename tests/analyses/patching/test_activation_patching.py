@@ -51,7 +51,7 @@ def test_a_cell_is_what_a_plain_hook_gives():
 # --- identities
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@tiny.each()
 def test_identical_inputs_have_no_effect_anywhere(family):
     model = tiny.model(family)
     stack = tiny.STACK.get(family, "")
@@ -72,7 +72,7 @@ def test_dropout_is_refused():
 
 
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@tiny.each()
 def test_the_whole_stream_carries_the_whole_change(family, direction):
     model = tiny.model(family)
     grid = activation_patching(
@@ -96,7 +96,7 @@ def test_everything_that_writes_patched_together_is_the_whole_change():
     assert np.abs(alone.values - change(alone)).min() > 1e-3
 
 
-@pytest.mark.parametrize("family", [*tiny.FAMILIES, "t5_decoder"])
+@tiny.each([*tiny.FAMILIES, "t5_decoder"], [*tiny.QUICK, "bert"])
 def test_known_zeros_are_zero_when_they_are_run(family):
     model = tiny.model(family.removesuffix("_decoder"))
     stack = "decoder." if family == "t5_decoder" else tiny.STACK.get(family, "")
@@ -130,6 +130,19 @@ def test_rows_after_the_metric_and_before_the_difference_are_known_to_be_zero():
     assert zero.tolist() == [[True, False, False, True]] * 3
     # Of the last block, only the row that is read counts.
     assert activation_patching(model, pairs, "blocks.*.mlp.out").masks["known_zero"][2].tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize("method", ["activation_patching", "attribution_patching"])
+def test_an_encoder_that_reads_the_same_has_no_effect(method):
+    model = tiny.model("t5")
+    sides = ({"encoder": ["the cat"], "decoder": [word]} for word in ("Anna saw", "Tom saw"))
+    pairs = act.pairs(model, *sides, answers=["Anna"], foils=["Tom"])
+    for nodes in ("encoder.blocks.*.mlp.out", "decoder.blocks.*.cross.k"):
+        found = getattr(act.analyses, method)(model, pairs, nodes)
+        assert found.masks["known_zero"].all() and (found.values == 0).all()
+    forced = activation_patching(model, pairs, "decoder.blocks.*.cross.k", reuse=False)
+    assert np.abs(forced.values).max() < 1e-12
+    assert not getattr(act.analyses, method)(model, pairs, "decoder.blocks.*.mlp.out").masks["known_zero"].all()
 
 
 # --- nodes, columns, directions
@@ -244,7 +257,7 @@ def test_padding_side_does_not_matter():
 def test_patches_of_an_image_may_be_shuffled_with_their_positions():
     """A vision transformer knows a patch's place by its position embedding alone: move both, and the effects move with them."""
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
-    found = []
+    found, linear = [], []
     for moved in (False, True):
         hf, processor = tiny.net("vit")
         pixels = [torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (1, 2)]
@@ -257,10 +270,12 @@ def test_patches_of_an_image_may_be_shuffled_with_their_positions():
         model = act.wrap(hf, processor, certify=False)
         pairs = act.pairs(model, *({"pixel_values": p} for p in pixels), answers=[0], foils=[1])
         found.append(activation_patching(model, pairs, "blocks.*.resid_pre").values)
+        linear.append(act.analyses.attribution_patching(model, pairs, "blocks.*.attn.v").values)
         last = activation_patching(model, pairs, "blocks.*.mlp.out")
         assert (last.values[-1, 1:] == 0).all() and last.masks["known_zero"][-1, 1:].all() and last.values[-1, 0] != 0
     assert np.allclose(found[0][:, 1:][:, order], found[1][:, 1:], rtol=0, atol=1e-10)
     assert np.allclose(found[0][:, 0], found[1][:, 0], rtol=0, atol=1e-10)
+    assert np.allclose(linear[0][:, 1:][:, order], linear[1][:, 1:], rtol=0, atol=1e-10) and np.abs(linear[0]).max() > 1e-4
 
 
 # --- bad input

@@ -38,7 +38,7 @@ def slope(model, pairs, site, rows, part, size=1e-4):
     return (a - 8 * b + 8 * c - d) / (12 * size)
 
 
-@pytest.mark.parametrize("family", [*tiny.FAMILIES, "t5_decoder"])
+@tiny.each([*tiny.FAMILIES, "t5_decoder"], [*tiny.QUICK, "bert"])
 def test_every_kind_of_node_by_finite_differences(family):
     model = tiny.model(family.removesuffix("_decoder"))
     pairs, stack = tiny.pairs(model), "decoder." if family == "t5_decoder" else tiny.STACK.get(family, "")
@@ -60,7 +60,7 @@ def test_every_kind_of_node_by_finite_differences(family):
 # --- identities
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@tiny.each()
 @pytest.mark.parametrize("points", [1, 2])
 def test_identical_inputs_score_exactly_nothing(family, points):
     model = tiny.model(family)
@@ -70,7 +70,7 @@ def test_identical_inputs_score_exactly_nothing(family, points):
         assert (np.nan_to_num(attribution_patching(model, pairs, f"{stack}blocks.*.{kind}", points=points).values) == 0).all()
 
 
-@pytest.mark.parametrize("family", [f for f in tiny.FAMILIES if f != "gemma2"])
+@tiny.each([f for f in tiny.FAMILIES if f != "gemma2"])
 def test_heads_add_up_to_what_attention_writes(family):
     """The output projection is linear, also below a LayerScale; a norm after it (Gemma-2) is not."""
     model, stack = tiny.model(family), tiny.STACK.get(family, "")

@@ -129,7 +129,7 @@ def by_hand(model, pairs, stem, leaf, example=0):
 
 
 @pytest.mark.parametrize("leaf", ["q", "k", "q_rot", "k_rot"])
-@pytest.mark.parametrize("family", [*tiny.FAMILIES, "mistral"])
+@tiny.each([*tiny.FAMILIES, "mistral"], [*tiny.QUICK, "mistral"])
 def test_queries_and_keys_by_brute_force(family, leaf):
     """Causal masks, windows, soft-caps, biases and shared key heads: every node by its own softmax."""
     model, stack = tiny.model(family), tiny.STACK.get(family, "")

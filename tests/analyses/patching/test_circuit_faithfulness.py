@@ -73,6 +73,15 @@ def test_without_the_edges_into_a_head_its_input_is_patched(family, leaf):
         np.testing.assert_allclose(circuits.metric(circuit) - circuits.base, patched[:, i, head], rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("family", ["vit", "dinov2", "phi", "qwen3"])
+def test_other_families_have_exact_ends_too(family):
+    _, _, circuits = made(family)
+    edges = circuits.wiring.edges
+    np.testing.assert_allclose(circuits.metric(edges), circuits.base, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(circuits.metric(np.zeros_like(edges)), circuits.source, rtol=1e-9, atol=1e-9)
+    assert circuits.empty_error() < 1e-9
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dead_ends_change_nothing(family):
     _, _, circuits = made(family)

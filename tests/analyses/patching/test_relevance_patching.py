@@ -1,6 +1,7 @@
 """relevance_patching: no rule is attribution patching, frozen coefficients make it exact, counts say what was bound."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def near(a, b, relative=1e-9):
 # --- what it equals
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@tiny.each()
 def test_without_rules_it_is_attribution_patching(family):
     model, stack = tiny.model(family), tiny.STACK.get(family, "")
     pairs = tiny.pairs(model)
@@ -132,10 +133,44 @@ def test_the_model_is_clean_afterwards_also_after_an_error():
     assert not any(m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__ for m in model.torch_module.modules())
 
 
+# --- the best of several
+
+
+def test_auto_gives_the_candidate_that_is_nearest_to_exact_effects():
+    model = tiny.model("llama")
+    pairs = tiny.pairs(model)
+    nodes = "blocks.*.attn.z"
+    found = relevance_patching(model, pairs, nodes, rules="auto", sample=1000)
+    exact = act.analyses.activation_patching(model, pairs, nodes)
+    real = np.isfinite(exact.values) & ~exact.masks["known_zero"]
+    expected = {}
+    for name in found.diagnostics["compared"]:
+        if name == "mid-AtP":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                grid = act.analyses.integrated_patching(model, pairs, nodes, steps=1)
+        else:
+            grid = relevance_patching(model, pairs, nodes, rules=name)
+        expected[name] = np.corrcoef(grid.values[real], exact.values[real])[0, 1]
+        if name == found.diagnostics["chosen"]:
+            assert np.array_equal(grid.values, found.values, equal_nan=True) and grid.title == found.title
+    assert set(expected) == {"relp", "relp-ah", "ln", "ln-id", "mid-AtP"}
+    assert found.diagnostics["compared"] == pytest.approx(expected)
+    assert found.diagnostics["chosen"] == max(expected, key=expected.get) and min(expected.values()) < max(expected.values()) - 0.01
+    low, high = found.check.diagnostics["interval"]
+    assert low <= found.check.diagnostics["pearson"] <= high
+
+
+def test_auto_runs_only_a_sample_once_for_all():
+    model = tiny.model("gpt2")
+    found = relevance_patching(model, tiny.pairs(model), "blocks.*.attn.z", rules="auto", sample=20, direction="noise", normalise=True)
+    assert found.check.diagnostics["cells"] == 20 and found.unit == "share of M+ - M-" and found.diagnostics["direction"] == "noise"
+
+
 # --- pairs
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@tiny.each()
 def test_identical_inputs_score_exactly_nothing(family):
     model, stack = tiny.model(family), tiny.STACK.get(family, "")
     side = testing.images(2) if model.tokenizer is None else tiny.CLEAN
@@ -155,7 +190,7 @@ def test_ragged_pairs_batches_and_one_by_one_agree(family):
     assert (both.diagnostics["forwards"], both.diagnostics["backwards"]) == (2, 1)
 
 
-@pytest.mark.parametrize("family", [f for f in tiny.FAMILIES if f != "gemma2"])
+@tiny.each([f for f in tiny.FAMILIES if f != "gemma2"])
 def test_heads_add_up_to_what_attention_writes(family):
     model, stack = tiny.model(family), tiny.STACK.get(family, "")
     pairs = tiny.pairs(model)

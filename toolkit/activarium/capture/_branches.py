@@ -245,15 +245,9 @@ def _starts(branches: Sequence[Branches], some: Sequence[np.ndarray], prefix: bo
         yield int(start), [s[f == start] for s, f in zip(some, firsts, strict=True)]
 
 
-def _differing(branches: Branches) -> np.ndarray:
-    """Boolean `row part`: do base and source differ in a bit?"""
-    differs = branches.base != branches.source
-    return (differs.flatten(2).any(2) if differs.ndim > 2 else differs).cpu().numpy()
-
-
 def changes(branches: Branches) -> np.ndarray:
     """Boolean per branch: does it change a bit?"""
-    differs = _differing(branches)
+    differs = branches.differing()
     cells = (
         np.where((branches.part < 0)[:, None], True, np.arange(differs.shape[1]) == branches.part[:, None])
         if (branches.part >= 0).any()
@@ -272,7 +266,7 @@ def changes(branches: Branches) -> np.ndarray:
 
 def first_rows(branches: Branches) -> np.ndarray:
     """The first row that each branch changes: rows that it replaces by the same bits are not changed."""
-    firsts, differs = branches.position.copy(), _differing(branches)
+    firsts, differs = branches.position.copy(), branches.differing()
     for i in np.flatnonzero(branches.position < 0):
         at = branches.starts[branches.example[i]]
         rows = differs[at : at + branches.lengths[branches.example[i]]]

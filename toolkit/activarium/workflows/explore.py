@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from activarium.features import Features
 from activarium.pairs import Pairs
 from activarium.results import Grid
 
@@ -14,13 +15,14 @@ if TYPE_CHECKING:
     from activarium.widgets._patching_explorer import PatchingExplorer
 
 
-def explore(result: Grid, model: Any, pairs: Pairs, **traits: Any) -> PatchingExplorer:
+def explore(result: Grid, model: Any, pairs: Pairs, *, nodes: Features | None = None, **traits: Any) -> PatchingExplorer:
     """What does patching a cell really do? Click it, and the exact effect appears beside the approximate one.
 
     Args:
         result: A grid of a patching method (`attribution_patching`, `relevance_patching`, …).
         model: The model it was made with.
         pairs: The pairs it was made with.
+        nodes: The features it was made with, if it is a grid of features.
         **traits: Of the widget, such as `largest=20`.
 
     Raises:
@@ -43,6 +45,6 @@ def explore(result: Grid, model: Any, pairs: Pairs, **traits: Any) -> PatchingEx
         place = tuple(int(cell[axis]) for axis in result.axes)
         cells = np.zeros(result.values.shape, dtype=bool)
         cells[place] = True
-        return float(exactly(result, model, pairs, cells, progress=False).values[place])
+        return float(exactly(result, model, pairs, cells, progress=False, nodes=nodes).values[place])
 
     return PatchingExplorer(result, rerun=rerun, **traits)

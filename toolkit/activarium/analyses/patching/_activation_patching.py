@@ -15,6 +15,7 @@ from activarium.analyses.patching.sides import Sides, Totals, joined, measured
 from activarium.analyses.patching.zeros import known_zero
 from activarium.branches import Branches, run_whole
 from activarium.errors import InputError
+from activarium.features import Features
 from activarium.pairs import Pairs
 from activarium.progress import progress_bar
 from activarium.protocols import Runner
@@ -26,7 +27,7 @@ LONG = 500  # runs from which a progress bar is shown
 def activation_patching(
     model: Runner,
     pairs: Pairs,
-    nodes: str | Sequence[str],
+    nodes: str | Sequence[str] | Features,
     *,
     direction: str = "denoise",
     positions: Positions = "each",
@@ -47,7 +48,7 @@ def activation_patching(
     Args:
         model: A loaded model.
         pairs: Clean and corrupted inputs, from `act.pairs`.
-        nodes: Site names and patterns, `blocks.*.attn.z`; nodes of `row head d_head` sites are heads. Where keys and values
+        nodes: Site names and patterns, `blocks.*.attn.z`; nodes of `row head d_head` sites are heads. Or `act.Features` of a site. Where keys and values
             are grouped, patching one moves the whole group of query heads that share it.
         direction: `denoise` patches clean values into the corrupted run, `noise` the reverse. Signs are not flipped.
         positions: `"each"` row is a node, `"all"` rows of a site together, the pairs' named `"places"`, or position numbers.

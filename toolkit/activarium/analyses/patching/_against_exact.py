@@ -10,13 +10,22 @@ from activarium.analyses.patching.again import check_made_by_patching, check_sam
 from activarium.analyses.patching.agreement import compared, compared_sizes, doubts, strata
 from activarium.analyses.patching.nodes import kind_of
 from activarium.errors import InputError
+from activarium.features import Features
 from activarium.pairs import Pairs
 from activarium.protocols import Runner
 from activarium.results import Grid, Ranking
 
 
 def against_exact(
-    result: Grid, model: Runner, pairs: Pairs, *, sample: int = 200, exact: Grid | None = None, seed: int = 0, progress: bool = True
+    result: Grid,
+    model: Runner,
+    pairs: Pairs,
+    *,
+    sample: int = 200,
+    exact: Grid | None = None,
+    nodes: Features | None = None,
+    seed: int = 0,
+    progress: bool = True,
 ) -> Grid:
     """How near do these scores come to what patching really does?
 
@@ -29,6 +38,7 @@ def against_exact(
         pairs: The pairs it was made with.
         sample: How many cells are run exactly.
         exact: A grid of `activation_patching` of the same nodes, if there is one: nothing is run again, and `sample` is all it has.
+        nodes: The features it was made with, if it is a grid of features.
         seed: Of the draw and the bootstrap.
         progress: Show a bar when many cells are run.
 
@@ -58,7 +68,7 @@ def against_exact(
         raise InputError(f"sample={sample}: agreement needs two cells at least.")
     if exact is None:
         chosen = strata(result.values, np.isfinite(result.values), sample, seed)
-        exact = exactly(result, model, pairs, chosen != "", progress)
+        exact = exactly(result, model, pairs, chosen != "", progress, nodes)
     else:
         _same_nodes(result, exact)
         check_same_runs(result, exact)

@@ -11,6 +11,7 @@ from activarium.analyses.patching.linear import linear
 from activarium.analyses.patching.nodes import Positions
 from activarium.analyses.patching.sides import Sides
 from activarium.errors import InputError
+from activarium.features import Features
 from activarium.pairs import Pairs
 from activarium.protocols import Runner
 from activarium.results import Grid
@@ -19,7 +20,7 @@ from activarium.results import Grid
 def attribution_patching(
     model: Runner,
     pairs: Pairs,
-    nodes: str | Sequence[str],
+    nodes: str | Sequence[str] | Features,
     *,
     direction: str = "denoise",
     points: int = 1,
@@ -37,7 +38,7 @@ def attribution_patching(
     Args:
         model: A loaded model.
         pairs: Clean and corrupted inputs, from `act.pairs`.
-        nodes: Site names and patterns, `blocks.*.attn.z`; nodes of `row head d_head` sites are heads.
+        nodes: Site names and patterns, `blocks.*.attn.z`; nodes of `row head d_head` sites are heads. Or `act.Features` of a site.
         direction: `denoise` patches clean values into the corrupted run, `noise` the reverse. Signs are not flipped.
         points: 1 takes the gradient at the base run, 2 the mean of those at the base and the source run.
         positions: `"each"` row is a node, `"all"` rows of a site together, the pairs' named `"places"`, or position numbers.

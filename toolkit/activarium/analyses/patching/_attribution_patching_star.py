@@ -15,6 +15,7 @@ from activarium.analyses.patching.sides import Sides
 from activarium.analyses.patching.softmax_change import key_change, query_change
 from activarium.attention import scores_of
 from activarium.errors import InputError, MissingSite
+from activarium.features import Features
 from activarium.pairs import Pairs
 from activarium.protocols import Runner
 from activarium.results import Grid
@@ -26,7 +27,7 @@ WRITES = ("attn.out", "cross.out", "mlp.out")
 def attribution_patching_star(
     model: Runner,
     pairs: Pairs,
-    nodes: str | Sequence[str],
+    nodes: str | Sequence[str] | Features,
     *,
     graddrop: bool = False,
     direction: str = "denoise",
@@ -55,7 +56,8 @@ def attribution_patching_star(
 
     Returns:
         A grid `layer position` (and `head`, or the units' axis), the mean over pairs, with `per_example` and masks; `diagnostics` say
-        whether it is `unsigned`. With `"all"` positions the rows' scores are added, each as if it were patched alone.
+        whether it is `unsigned`. With `"all"` positions the rows' scores are added, each as if it were patched alone. Where one norm
+        spans the queries of all heads, a head of `attn.q` is scored as its `attn.q_rot`: behind that norm.
 
     Raises:
         UnknownSite: No such site.
@@ -111,9 +113,13 @@ def attribution_patching_star(
     )
 
 
-def _softmax_sites(model: Any, nodes: str | Sequence[str]) -> list[str]:
+def _softmax_sites(model: Any, nodes: str | Sequence[str] | Features) -> list[str]:
     """What must be read where queries or keys are nodes: what enters the scores, and the pattern they make."""
-    stems = [n.rpartition(".")[0] for n in model.sites.select(nodes) if n.rpartition(".")[2] in (*QUERIES, *KEYS)]
+    stems = [
+        n.rpartition(".")[0]
+        for n in ([] if isinstance(nodes, Features) else model.sites.select(nodes))
+        if n.rpartition(".")[2] in (*QUERIES, *KEYS)
+    ]
     wanted = [f"{stem}.{leaf}" for stem in dict.fromkeys(stems) for leaf in ("q_rot", "k_rot", "pattern")]
     missing = next((s for s in wanted if s not in model.sites), None)
     if missing:

@@ -10,6 +10,7 @@ from activarium.analyses.patching.edge_graphs import graph
 from activarium.analyses.patching.edge_points import RULES, points, quadrature
 from activarium.analyses.patching.edge_scores import check_sums, edge_scores, sum_rule_error, sums_at
 from activarium.analyses.patching.reader_inputs import Readers
+from activarium.analyses.patching.readouts import Readouts
 from activarium.analyses.patching.sides import Sides, Totals, check_gradients, check_resolution, joined, measured
 from activarium.analyses.patching.wiring import Wiring, wiring
 from activarium.analyses.patching.writers import Differences, Writers
@@ -17,7 +18,7 @@ from activarium.errors import InputError
 from activarium.pairs import Pairs
 from activarium.protocols import Runner
 from activarium.results import Graph
-from activarium.rules import PRESETS, Rules, as_rules
+from activarium.rules import Rules, as_rules
 
 METHODS = {"eap": "EAP", "relp": "RelP", "eap-ig-inputs": "EAP-IG (inputs)", "eap-ig-activations": "EAP-IG (activations)"}
 
@@ -59,7 +60,8 @@ def edge_attribution(
     Returns:
         A graph of all edges, mean over pairs. Nodes are `embed`, `blocks.3.attn.head.2`, its inputs `blocks.3.attn.q.2` (and `k`, `v`:
         one for each key/value head), `blocks.3.mlp`, `logits`; `weights` are the sums of each node's edges. An edge from a head's input
-        to the head has no score of its own and repeats the largest edge into that input. `diagnostics["sum_rule_error"]` is the largest
+        to the head has no score of its own and repeats the largest edge into that input. `columns["readout"]` says which token the change of
+        each writer pushes up and which down, directly, where the answer is read. `diagnostics["sum_rule_error"]` is the largest
         gap between the edges of a node and the node's own score (attribution patching), as a share of the largest.
 
     Raises:
@@ -86,11 +88,11 @@ def edge_attribution(
     """
     _check_options(method, steps, rule)
     check_gradients(model)
-    used = _rules(rules) if method == "relp" else None
+    used = as_rules(rules) if method == "relp" else None
     wires, sides = wiring(model), Sides(pairs, direction)
-    scores, error, totals = np.zeros(wires.edges.shape), 0.0, []
+    scores, error, totals, readouts = np.zeros(wires.edges.shape), 0.0, [], Readouts(model, wires)
     for chunk in sides.chunks(batch):
-        found, gap, total = _chunk(model, chunk, wires, method, quadrature(steps, rule), memory, used)
+        found, gap, total = _chunk(model, chunk, wires, method, quadrature(steps, rule), memory, used, readouts)
         scores, error, totals = scores + found, max(error, gap), [*totals, total]
     if check:
         check_sums(error, model)
@@ -109,7 +111,9 @@ def edge_attribution(
         "forwards": sides.counts.forwards,
         "backwards": sides.counts.backwards,
     }
-    return graph(wires, scores / len(pairs), title=f"{METHODS[method]}: {direction}", unit=pairs.metric.unit, diagnostics=notes)
+    return graph(
+        wires, scores / len(pairs), readouts.words(), title=f"{METHODS[method]}: {direction}", unit=pairs.metric.unit, diagnostics=notes
+    )
 
 
 def _check_options(method: str, steps: int, rule: str) -> None:
@@ -121,15 +125,8 @@ def _check_options(method: str, steps: int, rule: str) -> None:
         raise InputError(f"steps={steps}: the way from base to source needs at least one point.")
 
 
-def _rules(given: Rules | str) -> Rules:
-    found = as_rules(given)
-    if not isinstance(found, Rules):
-        raise InputError(f"rules={found.name!r} compares two inputs and scores no edges. Choose a Rules, or one of {', '.join(PRESETS)}.")
-    return found
-
-
 def _chunk(
-    model: Any, sides: Sides, wires: Wiring, method: str, alphas: list[float], memory: int, rules: Rules | None
+    model: Any, sides: Sides, wires: Wiring, method: str, alphas: list[float], memory: int, rules: Rules | None, readouts: Readouts
 ) -> tuple[np.ndarray, float, Totals]:
     """Scores summed over a few pairs, how far they are from adding up, and the metrics of both runs."""
     readers, writers = Readers(model, wires, frozen=rules is not None and rules.norms), Writers(model, wires)
@@ -139,6 +136,7 @@ def _chunk(
     check_resolution(model, base, totals)
     writers.learn(base)
     differences = Differences(writers, base, source, memory)
+    readouts.add(sides, readers, differences)
     scores, out_of, into = np.zeros(wires.edges.shape), np.zeros(len(wires.writers)), np.zeros(len(wires.readers))
     for recording, weight, only in points(model, sides, readers, method, base, source, alphas, rules=rules):
         gradient = sides.gradient(recording)

@@ -9,6 +9,7 @@ from activarium.analyses.patching.linear import linear
 from activarium.analyses.patching.nodes import Positions, family
 from activarium.analyses.patching.ways import Way, entries, points
 from activarium.errors import unknown
+from activarium.features import Features
 from activarium.pairs import Pairs
 from activarium.progress import progress_bar
 from activarium.protocols import Runner
@@ -22,7 +23,7 @@ TOLERATED = 0.05  # share of the metric's change that may be missing without a w
 def integrated_patching(
     model: Runner,
     pairs: Pairs,
-    nodes: str | Sequence[str],
+    nodes: str | Sequence[str] | Features,
     *,
     steps: int = 10,
     rule: str = "midpoint",
@@ -43,7 +44,7 @@ def integrated_patching(
     Args:
         model: A loaded model.
         pairs: Clean and corrupted inputs, from `act.pairs`.
-        nodes: Site names and patterns, `blocks.*.attn.z`; nodes of `row head d_head` sites are heads.
+        nodes: Site names and patterns, `blocks.*.attn.z`; nodes of `row head d_head` sites are heads. Or `act.Features` of a site.
         steps: Points on the way.
         rule: `midpoint` (error falls with steps squared), `left` (the published sums, which begin at the base run) or `gauss`.
         mode: `inputs` or `activations`; the latter costs `steps` backwards per site.

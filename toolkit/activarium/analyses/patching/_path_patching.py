@@ -15,6 +15,7 @@ from activarium.analyses.patching.routes import Receiver, Receivers, held_sites,
 from activarium.analyses.patching.sides import Sides, Totals, joined, measured
 from activarium.analyses.patching.zeros import known_zero
 from activarium.edits import Edit, Set
+from activarium.errors import InputError
 from activarium.pairs import Pairs
 from activarium.progress import progress_bar
 from activarium.protocols import Runner
@@ -81,6 +82,8 @@ def path_patching(
         ((3, 4), True)
     """
     found, ends, sides = family(model, senders), receivers_of(model, receivers), Sides(pairs, direction)
+    if found.coder is not None:
+        raise InputError(f"Features of {found.sites[0]} cannot send: paths start at heads or whole rows. Give the name of the site.")
     columns = Columns(pairs, found.space, positions)
     blocked = np.array([not any(reaches(model, site, end.site) for end in ends) for site in found.sites])
     zero = known_zero(model, sides, found, columns) | blocked[:, None]

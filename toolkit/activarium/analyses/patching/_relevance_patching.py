@@ -8,21 +8,25 @@ from typing import Any
 
 from torch import Tensor
 
+from activarium.analyses.patching._integrated_patching import integrated_patching
+from activarium.analyses.patching.best import best
 from activarium.analyses.patching.linear import linear
 from activarium.analyses.patching.nodes import Positions
 from activarium.analyses.patching.sides import Sides
+from activarium.features import Features
 from activarium.pairs import Pairs
 from activarium.protocols import Runner
 from activarium.results import Grid
 from activarium.rules import Rules, as_rules
 
+CANDIDATES = ("relp", "relp-ah", "ln", "ln-id")
 ACTED_ON = ("norms", "qk_norms", "activations", "gates", "attention")
 
 
 def relevance_patching(
     model: Runner,
     pairs: Pairs,
-    nodes: str | Sequence[str],
+    nodes: str | Sequence[str] | Features,
     *,
     rules: Rules | str = "relp",
     direction: str = "denoise",
@@ -30,6 +34,8 @@ def relevance_patching(
     units: str | Sequence[int] | None = None,
     normalise: bool = False,
     batch: int = 32,
+    sample: int = 200,
+    seed: int = 0,
 ) -> Grid:
     """Which nodes would change the answer, by a gradient that norm scales do not bend?
 
@@ -41,18 +47,23 @@ def relevance_patching(
     Args:
         model: A loaded model.
         pairs: Clean and corrupted inputs, from `act.pairs`.
-        nodes: Site names and patterns, `blocks.*.mlp.out`; nodes of `row head d_head` sites are heads.
+        nodes: Site names and patterns, `blocks.*.mlp.out`; nodes of `row head d_head` sites are heads. Or `act.Features` of a site.
         rules: `relp` (the paper's default), `relp-ah` (attention patterns constant too), `ln` (norms alone), `ln-id` (and activations),
-            `attnlrp`, or your own `act.rules.Rules`. With all off it is attribution patching.
+            `attnlrp`, or your own `Rules`. With all off it is attribution patching. `auto` tries the first four and mid-AtP (one
+            gradient half way between the inputs), and gives the one that is nearest to exact effects on a sample of cells.
         direction: `denoise` patches clean values into the corrupted run, `noise` the reverse. Signs are not flipped.
         positions: `"each"` row is a node, `"all"` rows of a site together, the pairs' named `"places"`, or position numbers.
         units: `"all"` or numbers: each unit of the last axis (a neuron of `mlp.post`) is a node.
         normalise: Give shares of M+ - M-.
         batch: Pairs in one forward.
+        sample: With `auto`: how many cells are run exactly.
+        seed: With `auto`: of the sample and the bootstrap.
 
     Returns:
         A grid `layer position` (and `head`, or the units' axis), the mean over pairs of the change of the metric, with
         `per_example` and masks. `diagnostics["rules"]` counts the modules each rule acted on and says what it could not be bound to.
+        With `auto` the grid brings its `check`, and `diagnostics["compared"]` holds the correlation of every candidate; the winner was
+        chosen on the cells it is checked on, so its own figure is a little flattered where candidates are close.
 
     Raises:
         UnknownSite: No such site.
@@ -75,6 +86,10 @@ def relevance_patching(
         >>> grid.diagnostics["rules"]["norms"]  # two in each of three blocks, and the last one
         7
     """
+    options = {"direction": direction, "positions": positions, "units": units, "normalise": normalise, "batch": batch}
+    if rules == "auto":
+        features = nodes if isinstance(nodes, Features) else None
+        return best(_candidates(model, pairs, nodes, options), model, pairs, sample=sample, seed=seed, nodes=features)
     chosen, report = as_rules(rules), {}
 
     def multipliers(model: Any, sides: Sides, sites: Sequence[str], source: Any) -> tuple[Mapping[str, Tensor], Any]:
@@ -83,20 +98,17 @@ def relevance_patching(
         gradient = sides.gradient(base)
         return {s: gradient[s].tensor for s in sites}, base
 
-    made = linear(
-        model,
-        pairs,
-        nodes,
-        multipliers,
-        title=f"Relevance patching ({chosen.name})",
-        direction=direction,
-        positions=positions,
-        units=units,
-        normalise=normalise,
-        batch=batch,
-        notes=lambda: {"rules": report},
-    )
+    title = f"Relevance patching ({chosen.name})"
+    made = linear(model, pairs, nodes, multipliers, title=title, notes=lambda: {"rules": report}, **options)
     if chosen != Rules() and not any(report[rule] for rule in ACTED_ON):
         words = f"None of the rules {chosen.name!r} found anything to act on in {model.name}: these are the scores of attribution_patching."
         warnings.warn(words, UserWarning, stacklevel=2)
     return made
+
+
+def _candidates(model: Any, pairs: Pairs, nodes: str | Sequence[str] | Features, options: dict[str, Any]) -> dict[str, Grid]:
+    """What `auto` chooses among: one forward and one backward each."""
+    found = {name: relevance_patching(model, pairs, nodes, rules=name, **options) for name in CANDIDATES}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # one step is known to be incomplete; the check decides
+        return found | {"mid-AtP": integrated_patching(model, pairs, nodes, steps=1, **options)}

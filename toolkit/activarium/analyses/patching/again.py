@@ -8,23 +8,26 @@ import numpy as np
 
 from activarium.analyses.patching._activation_patching import activation_patching
 from activarium.errors import InputError
+from activarium.features import Features
 from activarium.pairs import Pairs
 from activarium.results import Grid
 
 SETTINGS = ("direction", "positions", "normalise", "unsigned")
 
 
-def exactly(result: Grid, model: Any, pairs: Pairs, cells: np.ndarray, progress: bool = True) -> Grid:
-    """The exact grid, NaN but for the cells asked for.
+def exactly(result: Grid, model: Any, pairs: Pairs, cells: np.ndarray, progress: bool = True, nodes: Features | None = None) -> Grid:
+    """The exact grid, NaN but for the cells asked for; `nodes` are the features that a grid of features was made with.
 
     Raises:
         InputError: The grid was not made by patching, or with other pairs.
     """
     check_made_by_patching(result, pairs)
     settings = {name: result.diagnostics[name] for name in SETTINGS[:3]}
-    exact = activation_patching(
-        model, pairs, list(result.labels["layer"]), units=_units(result), cells=cells, progress=progress, **settings
-    )
+    if "dictionary" in result.diagnostics and nodes is None:
+        name = result.label("layer")[0]
+        raise InputError(f"This grid is of features of {name}. Give nodes=, the act.Features(…) it was made with.")
+    sites, units = (list(result.label("layer")), _units(result)) if nodes is None else (nodes, None)
+    exact = activation_patching(model, pairs, sites, units=units, cells=cells, progress=progress, **settings)
     check_same_runs(result, exact)
     return exact
 

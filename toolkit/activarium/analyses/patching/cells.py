@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from activarium.analyses.patching.features import FeatureBranches
 from activarium.analyses.patching.nodes import Columns, Family
 from activarium.branches import Branches
 
@@ -26,6 +27,7 @@ def branches_of(family: Family, columns: Columns, cells: np.ndarray, base: Any, 
         position = np.full(len(pair), -1) if columns.index is None else columns.index[pair, column]
         part = np.full(len(pair), -1) if not family.parts else node if family.units is None else family.units[node]
         values = base[site].tensor.detach(), source[site].tensor.detach()
-        made.append(Branches(site, pair, position, part, *values, columns.starts, columns.lengths))
+        told = site, pair, position, part, *values, columns.starts, columns.lengths
+        made.append(Branches(*told) if family.coder is None else FeatureBranches(*told, family.coder))
         places.append(np.stack([pair, np.full(len(pair), layer), column, node]))
     return made, places

@@ -24,7 +24,7 @@ def names_of(wiring: Wiring) -> tuple[str, ...]:
     return (*found, "logits")
 
 
-def graph(wiring: Wiring, scores: np.ndarray, **about: Any) -> Graph:
+def graph(wiring: Wiring, scores: np.ndarray, readouts: Mapping[str, str] | None = None, **about: Any) -> Graph:
     """Edges between all writers and readers with their scores, and edges from the inputs of each head to the head.
 
     The latter have no score of their own. They carry the score of the largest edge into that input, so that a threshold which keeps
@@ -39,13 +39,14 @@ def graph(wiring: Wiring, scores: np.ndarray, **about: Any) -> Graph:
         if wiring.readers[r].name != wiring.writers[w]:
             edges.append((number[wiring.readers[r].name], number[wiring.writers[w]]))
             values.append(max(scores[r, : wiring.readers[r].before], key=abs))
+    columns = _columns(names) | ({"readout": np.array([readouts.get(n, "") for n in names], dtype=object)} if readouts else {})
     weights = np.zeros(len(names))
     weights[[number[r.name] for r in wiring.readers]] = scores.sum(1)
     weights[[number[w] for w in wiring.writers]] = scores.sum(0)
-    return Graph(names, np.array(edges), np.array(values), weights, _columns(names), **about)
+    return Graph(names, np.array(edges), np.array(values), weights, columns, **about)
 
 
-def _columns(names: tuple[str, ...]) -> Mapping[str, np.ndarray]:
+def _columns(names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Row and kind of each node: inputs of heads, heads and MLPs have a row each, block after block."""
     rows, kinds = [], []
     for name in names:
@@ -54,6 +55,29 @@ def _columns(names: tuple[str, ...]) -> Mapping[str, np.ndarray]:
         rows.append(3 * int(parts[1]) + {"head": 2, "mlp": 3}.get(kinds[-1], 1) if len(parts) > 1 else 0)
     rows[-1] = max(rows) + 1
     return {"layer": np.array(rows), "kind": np.array(kinds, dtype=object)}
+
+
+def part_of(graph: Graph, wiring: Wiring, chosen: np.ndarray, **about: Any) -> Graph:
+    """The part of such a graph that holds these edges, boolean `reader writer`, and the ways from inputs to their heads."""
+    readers = {r.name: n for n, r in enumerate(wiring.readers)}
+    writers = {w: n for n, w in enumerate(wiring.writers)}
+    writing: np.ndarray = np.any(chosen, axis=0)
+
+    def stays(start: str, end: str) -> bool:
+        if start in writers and end in readers:
+            return bool(chosen[readers[end], writers[start]])
+        return bool(chosen[readers[start]].any() and writing[writers[end]])
+
+    edges = np.array([stays(graph.nodes[a], graph.nodes[b]) for a, b in graph.edges], dtype=bool)
+    left = np.unique(graph.edges[edges])
+    return graph.with_(
+        nodes=tuple(graph.nodes[n] for n in left),
+        edges=np.searchsorted(left, graph.edges[edges]),
+        values=graph.values[edges],
+        weights=None if graph.weights is None else graph.weights[left],
+        columns={name: column[left] for name, column in graph.columns.items()},
+        **about,
+    )
 
 
 def scores_of(graph: Graph, wiring: Wiring) -> np.ndarray:

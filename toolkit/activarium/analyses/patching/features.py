@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from activarium.analyses.patching.sides import wide
+from activarium.branches import Branches
 from activarium.errors import InputError
 from activarium.protocols import Dictionary
 
@@ -40,12 +42,51 @@ class Coder:
             )
         return codes, wide(values) - wide(made)
 
+    def count(self, row: Tensor) -> int:
+        """How many features it has, asked with one row."""
+        with torch.no_grad():
+            return self.parts(row)[0].shape[-1]
+
     def pull(self, codes: Tensor, slope: Tensor) -> Tensor:
         """Gradient `row feature` at the codes from that at the values."""
         with torch.enable_grad():
             leaf = codes.detach().requires_grad_()
             made = self.dictionary.decode(leaf)
             return wide(torch.autograd.grad(made, leaf, slope.to(made.dtype))[0])
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureBranches(Branches):
+    """Variants in which one feature, or the error, is that of the other run.
+
+    Attributes:
+        coder: The dictionary.
+    """
+
+    coder: Coder
+
+    @cached_property
+    def _sides(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        with torch.no_grad():
+            return self.coder.parts(self.base), self.coder.parts(self.source)
+
+    def differing(self) -> np.ndarray:
+        """Boolean `row feature`, the error last: do base and source differ in a bit?"""
+        (codes, error), (other, rest) = self._sides
+        return torch.cat([codes != other, (error != rest).any(-1, keepdim=True)], -1).cpu().numpy()
+
+    def replaced(self, rows: Tensor, part: Tensor) -> Tensor:
+        """Base values of these rows with one feature, or the error, of the source."""
+        (codes, error), (other, rest) = self._sides
+        feature, new = part < codes.shape[-1], self.base[rows].clone()
+        mixed, lines = codes[rows[feature]], torch.arange(int(feature.sum()), device=rows.device)
+        mixed[lines, part[feature]] = other[rows[feature], part[feature]]
+        with torch.no_grad():
+            # The error of the base run stays: the values change by what the dictionary writes differently.
+            change = self.coder.dictionary.decode(mixed) - self.coder.dictionary.decode(codes[rows[feature]])
+        new[feature] += change.to(new.dtype)
+        new[~feature] += (rest - error)[rows[~feature]].to(new.dtype)
+        return new
 
 
 class Held:

@@ -61,7 +61,7 @@ def grid(
     if columns.index is not None:
         labels["position"] = columns.labels
     if family.units is not None:
-        labels[family.parts[0]] = [str(u) for u in family.units]
+        labels[family.parts[0]] = family.unit_labels
     clean, corrupt = (totals.source, totals.base) if sides.direction == "denoise" else (totals.base, totals.source)
     diagnostics = {
         "direction": sides.direction,
@@ -74,6 +74,7 @@ def grid(
         "positions": columns.asked,
         "normalise": normalise,
         "unsigned": unsigned,
+        **({} if family.coder is None else {"dictionary": type(family.coder.dictionary).__name__}),
         **notes,
     }
     return Grid(

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from activarium.analyses.patching.features import Held
 from activarium.analyses.patching.grids import grid, padded
-from activarium.analyses.patching.nodes import Columns, Family, Positions, family
+from activarium.analyses.patching.nodes import Columns, Family, Nodes, Positions, family
 from activarium.analyses.patching.sides import Sides, Totals, check_gradients, check_resolution, joined, measured, wide
 from activarium.analyses.patching.zeros import known_zero
 from activarium.errors import InputError
@@ -22,7 +24,7 @@ Multipliers = Callable[[Any, Sides, Sequence[str], Any], tuple[Mapping[str, Tens
 Scores = Callable[[Any, Sides, Family, Columns, Any], tuple[np.ndarray, Any]]
 
 
-def linear(model: Any, pairs: Pairs, nodes: str | Sequence[str], multipliers: Multipliers, **options: Any) -> Grid:
+def linear(model: Any, pairs: Pairs, nodes: Nodes, multipliers: Multipliers, **options: Any) -> Grid:
     """Scores of all nodes by one rule for their multipliers.
 
     Args:
@@ -43,7 +45,7 @@ def linear(model: Any, pairs: Pairs, nodes: str | Sequence[str], multipliers: Mu
 def scored(
     model: Any,
     pairs: Pairs,
-    nodes: str | Sequence[str],
+    nodes: Nodes,
     scores: Scores,
     *,
     title: str,
@@ -97,6 +99,9 @@ def scored(
 
 def products(family: Family, site: str, slope: Tensor, base: Any, source: Any) -> Tensor:
     """`<slope, a(source) - a(base)>` of every node of one site, `row node`."""
+    if family.coder is not None:
+        held = Held(family.coder, base[site].tensor, source[site].tensor, slope)
+        return held.through(held.slope)[:, torch.as_tensor(family.units, device=held.slope.device)]
     change = wide(source[site].tensor.detach()) - wide(base[site].tensor.detach())
     return (family.nodes(change) * family.nodes(wide(slope.detach()))).sum(-1)
 

@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from activarium.analyses.patching.features import Coder
 from activarium.errors import InputError, MissingSite
+from activarium.features import Features
 from activarium.pairs import Pairs
 
 Positions = str | Sequence[int]
+Nodes = str | Sequence[str] | Features
 INSTEAD = {"head_out": "z", "scores": "q and k", "pattern": "q, k or z"}
 
 
@@ -27,7 +30,8 @@ class Family:
         space: Their row space.
         parts: Names of the axes that make nodes of one row: `()`, `("head",)` or, for units, the name of the last axis.
         size: How many nodes one row has along that axis; 1 without one.
-        units: Which units are nodes, if units are.
+        units: Which units are nodes, if units are; the number of features stands for a dictionary's error.
+        coder: The dictionary whose features are nodes, if they are.
     """
 
     name: str
@@ -36,6 +40,13 @@ class Family:
     parts: tuple[str, ...]
     size: int
     units: np.ndarray | None = None
+    coder: Coder | None = None
+
+    @property
+    def unit_labels(self) -> list[str]:
+        """Name of each unit."""
+        assert self.units is not None
+        return [str(u) for u in self.units] if self.coder is None else [*(str(u) for u in self.units[:-1]), "error"]
 
     def nodes(self, values: Tensor) -> Tensor:
         """Values `row …` arranged as `row node feature`."""
@@ -44,18 +55,20 @@ class Family:
         return values if self.parts else values[:, None]
 
 
-def family(model: Any, nodes: str | Sequence[str], units: str | Sequence[int] | None = None) -> Family:
+def family(model: Any, nodes: Nodes, units: str | Sequence[int] | None = None) -> Family:
     """The nodes for site names and patterns. Several kinds may share a grid, as long as a row has as many nodes in each.
 
     Args:
         model: The runner.
-        nodes: Site names and patterns, `blocks.*.attn.z` or `["blocks.*.attn.out", "blocks.*.mlp.out"]`.
+        nodes: Site names and patterns, `blocks.*.attn.z` or `["blocks.*.attn.out", "blocks.*.mlp.out"]`, or `Features` of one site.
         units: `"all"` or unit numbers: every such feature of a row is a node of its own (neurons).
 
     Raises:
         UnknownSite: A name that does not exist.
         InputError: A derived site, kinds that do not fit into one grid, or units of a site whose nodes are heads.
     """
+    if isinstance(nodes, Features):
+        return _features(model, nodes, units)
     found = [_one(model, name, units) for name in model.sites.select(nodes)]
     first = found[0]
     other = next((f for f in found if (f.space, f.parts, f.size) != (first.space, first.parts, first.size)), None)
@@ -65,6 +78,27 @@ def family(model: Any, nodes: str | Sequence[str], units: str | Sequence[int] | 
         )
     sites = tuple(f.sites[0] for f in sorted(found, key=lambda f: _depth(f.sites[0])))
     return Family(" + ".join(dict.fromkeys(f.name for f in found)), sites, first.space, first.parts, first.size, first.units)
+
+
+def _features(model: Any, nodes: Features, units: Any) -> Family:
+    one, coder = _one(model, nodes.site, None), Coder(nodes.site, nodes.dictionary)
+    if units is not None or one.parts:
+        raise InputError(
+            f"Features of {nodes.site} are nodes themselves, of sites without heads; choose them with Features(…, features=[…])."
+        )
+    width = model.sites.find(nodes.site).shape[-1]
+    count = coder.count(torch.zeros(1, width, dtype=model.dtype, device=model.device))
+    chosen = _numbers(nodes.features, count, f"The dictionary at {nodes.site} has features", "features=")
+    return Family(f"features of {one.name}", (nodes.site,), one.space, ("feature",), len(chosen) + 1, np.r_[chosen, count], coder)
+
+
+def _numbers(given: str | Sequence[int], count: int, what: str, argument: str) -> np.ndarray:
+    if isinstance(given, str) and given != "all":
+        raise InputError(f"{argument}{given!r} is not known; give 'all' or numbers.")
+    chosen = np.arange(count) if isinstance(given, str) else np.asarray(given, dtype=int)
+    if not len(chosen) or chosen.min() < 0 or chosen.max() >= count:
+        raise InputError(f"{what} 0 to {count - 1}; {argument} gives {chosen.tolist()}.")
+    return chosen
 
 
 def kind_of(name: str) -> str:
@@ -98,12 +132,7 @@ def _one(model: Any, name: str, units: Any) -> Family:
         return Family(kind_of(name), (name,), site.rows, ("head",), site.shape[0])
     if units is None:
         return Family(kind_of(name), (name,), site.rows, (), 1)
-    width = site.shape[-1]
-    if isinstance(units, str) and units != "all":
-        raise InputError(f"units={units!r} is not known; give 'all' or unit numbers.")
-    chosen = np.arange(width) if isinstance(units, str) else np.asarray(units, dtype=int)
-    if not len(chosen) or chosen.min() < 0 or chosen.max() >= width:
-        raise InputError(f"{name} has units 0 to {width - 1}; units= gives {chosen.tolist()}.")
+    chosen = _numbers(units, site.shape[-1], f"{name} has units", "units=")
     return Family(kind_of(name), (name,), site.rows, (axes[0],), len(chosen), chosen)
 
 

@@ -20,13 +20,14 @@ ALL_OF_MLP = ("mlp.in", "mlp.pre", "mlp.act", "mlp.up", "mlp.post", "mlp.proj", 
 def known_zero(model: Any, sides: Sides, family: Family, columns: Columns) -> np.ndarray:
     """Boolean `pair layer column`: patching there cannot change the metric.
 
-    In a causal model, rows before the first differing token hold the same values in both runs, and rows after the last one that the
+    Equal inputs give equal values. In a causal model, rows before the first differing token hold the same values in both runs, and rows after the last one that the
     metric reads do not reach it. In the last block, rows that the answer does not read have no path to it.
     """
     pairs = sides.pairs
     width = 1 if columns.index is None else columns.index.shape[1]
     zero = np.zeros((len(pairs), len(family.sites), width), dtype=bool)
-    same = _same_inputs(sides, pairs.spaces)
+    # An encoder knows nothing of the decoder's inputs.
+    same = _same_inputs(sides, ["encoder"] if family.space == "encoder" else pairs.spaces)
     zero |= same[:, None, None]
     if columns.index is None:
         return zero
