@@ -292,7 +292,7 @@ def test_patches_of_an_image_may_be_shuffled_with_their_positions():
         (["blocks.0.attn.z", "blocks.0.mlp.out"], {}, InputError, "4 heads per row.*1 node per row.*do not fit into one grid"),
         ("blocks.*.attn.z", {"units": "all"}, InputError, "its nodes are heads; leave out units="),
         ("blocks.*.mlp.post", {"units": [48]}, InputError, "has units 0 to 47"),
-        ("blocks.*.mlp.post", {"units": "most"}, InputError, "give 'all' or unit numbers"),
+        ("blocks.*.mlp.post", {"units": "most"}, InputError, "give 'all' or numbers"),
         ("blocks.*.mlp.out", {"direction": "up"}, InputError, "'denoise' patches clean values into the corrupted run"),
         ("blocks.*.mlp.out", {"positions": "places"}, InputError, "These pairs name no places"),
         ("blocks.*.mlp.out", {"positions": "some"}, InputError, "give 'each', 'all', 'places' or position numbers"),

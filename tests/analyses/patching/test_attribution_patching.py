@@ -167,6 +167,16 @@ def test_ragged_pairs_batches_and_one_by_one_agree(family):
     assert chunked.diagnostics["forwards"] == 4
 
 
+@pytest.mark.parametrize("method", ["attribution_patching", "attribution_patching_star", "relevance_patching"])
+def test_many_batches_show_a_bar_and_few_do_not(method, capsys):
+    model = act.wrap(*testing.tiny("gpt2"), certify=False)
+    pairs = act.pairs(model, ["Anna saw"] * 21, ["Tom saw"] * 21, answers=["Anna"] * 21, foils=["Tom"] * 21)
+    score = getattr(act.analyses, method)
+    for options, shown in (({"batch": 1}, True), ({"batch": 2}, False), ({"batch": 1, "progress": False}, False)):
+        score(model, pairs, "blocks.0.mlp.out", **options)
+        assert ("scoring pairs" in capsys.readouterr().out) == shown
+
+
 def test_a_custom_metric_keeps_its_examples_in_small_batches():
     model = tiny.model("gpt2")
     weights = torch.tensor([1.0, -3.0], dtype=torch.float64)

@@ -67,7 +67,7 @@ def test_exact_patches_of_features_are_those_of_a_hook(case):
         start += length
 
 
-@pytest.mark.parametrize("method", ["attribution_patching", "relevance_patching", "integrated_patching"])
+@pytest.mark.parametrize("method", ["attribution_patching", "attribution_patching_star", "relevance_patching", "integrated_patching"])
 def test_scores_of_features_and_error_add_up_to_the_row(case, method):
     model, pairs = case
     score = getattr(act.analyses, method)
@@ -93,6 +93,8 @@ def test_a_check_and_a_click_need_the_features(case):
     exact = act.analyses.activation_patching(model, pairs, features)
     checked = act.against_exact(grid, model, pairs, nodes=features).check
     assert sorted(checked.columns["exact"]) == pytest.approx(sorted(exact.values[np.isfinite(exact.values)]), abs=1e-9)
+    best = act.analyses.relevance_patching(model, pairs, features, rules="auto").check
+    assert sorted(best.columns["exact"]) == pytest.approx(sorted(checked.columns["exact"]), abs=1e-9)
     explorer = act.explore(grid, model, pairs, nodes=features)
     assert explorer.measure({"layer": 0, "position": 4, "feature": 2}) == pytest.approx(exact.values[0, 4, 2], abs=1e-9)
 

@@ -170,12 +170,18 @@ def test_batches_and_pairs_one_by_one_agree(mode):
 
 
 def test_opposite_errors_of_two_pairs_do_not_cancel():
-    """Pair and mirrored pair: the mean of what is missing would be nearly nothing."""
+    """A pair and its mirror miss the same with opposite signs: their sum would look perfect."""
     model = tiny.model("gpt2")
     ways = [tiny.CLEAN[0], tiny.CORRUPT[0]]
     pairs = act.pairs(model, ways, ways[::-1], answers=["Anna", "Anna"], foils=["Tom", "Tom"])
+    both, one = (error(model, p, steps=2) for p in (pairs, pairs.select([0])))
+    assert both == pytest.approx(one) and one > 1e-3
+
+
+def test_a_large_error_is_warned_of():
+    model = tiny.model("gpt2")
     with pytest.warns(UserWarning, match=r"The shares miss .*% of the metric's change .* steps=8"):
-        found = integrated_patching(model, pairs, "embed", steps=2, rule="left", positions="all")
+        found = integrated_patching(model, tiny.pairs(model), "embed", steps=2, rule="left", positions="all")
     assert found.diagnostics["completeness_error"] > 0.05
 
 

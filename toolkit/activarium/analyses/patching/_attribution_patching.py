@@ -28,6 +28,7 @@ def attribution_patching(
     units: str | Sequence[int] | None = None,
     normalise: bool = False,
     batch: int = 32,
+    progress: bool = True,
 ) -> Grid:
     """Which nodes would change the answer, by the gradient at the base run?
 
@@ -45,6 +46,7 @@ def attribution_patching(
         units: `"all"` or numbers: each unit of the last axis (a neuron of `mlp.post`) is a node.
         normalise: Give shares of M+ - M-.
         batch: Pairs in one forward.
+        progress: Show a bar when there are many batches.
 
     Returns:
         A grid `layer position` (and `head`, or the units' axis), the mean over pairs of the change of the metric, with
@@ -90,6 +92,7 @@ def attribution_patching(
         units=units,
         normalise=normalise,
         batch=batch,
+        progress=progress,
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from activarium.analyses.patching.linear import arranged, products, scored
-from activarium.analyses.patching.nodes import Columns, Family, Positions
+from activarium.analyses.patching.nodes import Columns, Family, Positions, family
 from activarium.analyses.patching.sides import Sides
 from activarium.analyses.patching.softmax_change import key_change, query_change
 from activarium.attention import scores_of
@@ -35,6 +35,7 @@ def attribution_patching_star(
     units: str | Sequence[int] | None = None,
     normalise: bool = False,
     batch: int = 32,
+    progress: bool = True,
 ) -> Grid:
     """Which nodes would change the answer, where attention is saturated and effects cancel?
 
@@ -53,6 +54,7 @@ def attribution_patching_star(
         units: `"all"` or numbers: each unit of the last axis (a neuron of `mlp.post`) is a node.
         normalise: Give shares of M+ - M-.
         batch: Pairs in one forward.
+        progress: Show a bar when there are many batches.
 
     Returns:
         A grid `layer position` (and `head`, or the units' axis), the mean over pairs, with `per_example` and masks; `diagnostics` say
@@ -78,7 +80,7 @@ def attribution_patching_star(
         >>> attribution_patching_star(model, pairs, "blocks.*.attn.k").values.shape  # two key heads, shared by four query heads
         (2, 5, 2)
     """
-    softmax = _softmax_sites(model, nodes)
+    softmax = _softmax_sites(model, family(model, nodes, units).sites)
     closed = _writes(model, pairs) if graddrop else []
     if graddrop and len(closed) < 2:
         raise InputError(
@@ -108,18 +110,15 @@ def attribution_patching_star(
         units=units,
         normalise=normalise,
         batch=batch,
+        progress=progress,
         also=[s for s in softmax if not s.endswith(".pattern")],
         unsigned=graddrop,
     )
 
 
-def _softmax_sites(model: Any, nodes: str | Sequence[str] | Features) -> list[str]:
+def _softmax_sites(model: Any, sites: Sequence[str]) -> list[str]:
     """What must be read where queries or keys are nodes: what enters the scores, and the pattern they make."""
-    stems = [
-        n.rpartition(".")[0]
-        for n in ([] if isinstance(nodes, Features) else model.sites.select(nodes))
-        if n.rpartition(".")[2] in (*QUERIES, *KEYS)
-    ]
+    stems = [n.rpartition(".")[0] for n in sites if n.rpartition(".")[2] in (*QUERIES, *KEYS)]
     wanted = [f"{stem}.{leaf}" for stem in dict.fromkeys(stems) for leaf in ("q_rot", "k_rot", "pattern")]
     missing = next((s for s in wanted if s not in model.sites), None)
     if missing:

@@ -34,6 +34,7 @@ def relevance_patching(
     units: str | Sequence[int] | None = None,
     normalise: bool = False,
     batch: int = 32,
+    progress: bool = True,
     sample: int = 200,
     seed: int = 0,
 ) -> Grid:
@@ -56,6 +57,7 @@ def relevance_patching(
         units: `"all"` or numbers: each unit of the last axis (a neuron of `mlp.post`) is a node.
         normalise: Give shares of M+ - M-.
         batch: Pairs in one forward.
+        progress: Show a bar when there are many batches.
         sample: With `auto`: how many cells are run exactly.
         seed: With `auto`: of the sample and the bootstrap.
 
@@ -88,8 +90,8 @@ def relevance_patching(
     """
     options = {"direction": direction, "positions": positions, "units": units, "normalise": normalise, "batch": batch}
     if rules == "auto":
-        features = nodes if isinstance(nodes, Features) else None
-        return best(_candidates(model, pairs, nodes, options), model, pairs, sample=sample, seed=seed, nodes=features)
+        grids = _candidates(model, pairs, nodes, {**options, "progress": progress})
+        return best(grids, model, pairs, sample=sample, seed=seed, progress=progress, nodes=nodes if isinstance(nodes, Features) else None)
     chosen, report = as_rules(rules), {}
 
     def multipliers(model: Any, sides: Sides, sites: Sequence[str], source: Any) -> tuple[Mapping[str, Tensor], Any]:
@@ -99,7 +101,7 @@ def relevance_patching(
         return {s: gradient[s].tensor for s in sites}, base
 
     title = f"Relevance patching ({chosen.name})"
-    made = linear(model, pairs, nodes, multipliers, title=title, notes=lambda: {"rules": report}, **options)
+    made = linear(model, pairs, nodes, multipliers, title=title, progress=progress, notes=lambda: {"rules": report}, **options)
     if chosen != Rules() and not any(report[rule] for rule in ACTED_ON):
         words = f"None of the rules {chosen.name!r} found anything to act on in {model.name}: these are the scores of attribution_patching."
         warnings.warn(words, UserWarning, stacklevel=2)

@@ -16,7 +16,10 @@ from activarium.analyses.patching.sides import Sides, Totals, check_gradients, c
 from activarium.analyses.patching.zeros import known_zero
 from activarium.errors import InputError
 from activarium.pairs import Pairs
+from activarium.progress import progress_bar
 from activarium.results import Grid
+
+LONG = 20  # batches from which a progress bar is shown
 
 # Site → multipliers `row …`, and the base run they were taken on (for its values and its metric).
 Multipliers = Callable[[Any, Sides, Sequence[str], Any], tuple[Mapping[str, Tensor], Any]]
@@ -56,6 +59,7 @@ def scored(
     batch: int,
     also: Sequence[str] = (),
     unsigned: bool = False,
+    progress: bool = False,
     notes: Callable[[], Mapping[str, Any]] = dict,
 ) -> Grid:
     """Scores of all nodes, some pairs at a time.
@@ -73,6 +77,7 @@ def scored(
         batch: Pairs in one forward.
         also: Further sites that are read in the source run.
         unsigned: The scores are sizes.
+        progress: Show a bar when there are many batches.
         notes: Further diagnostics, asked for at the end.
     """
     check_gradients(model)
@@ -82,14 +87,16 @@ def scored(
     parts: list[np.ndarray] = []
     zeros: list[np.ndarray] = []
     totals: list[Totals] = []
-    for chunk in sides.chunks(batch):
-        columns = Columns(chunk.pairs, found.space, positions)
-        source = chunk.run(model, chunk.source, [*found.sites, *also])
-        part, base = scores(model, chunk, found, columns, source)
-        totals.append(Totals(measured(base), measured(source)))
-        check_resolution(model, base, totals[-1])
-        parts.append(part)
-        zeros.append(known_zero(model, chunk, found, columns)[..., None])
+    with progress_bar(progress and len(pairs) > LONG * batch, "scoring", len(pairs), "pairs") as advance:
+        for chunk in sides.chunks(batch):
+            columns = Columns(chunk.pairs, found.space, positions)
+            source = chunk.run(model, chunk.source, [*found.sites, *also])
+            part, base = scores(model, chunk, found, columns, source)
+            totals.append(Totals(measured(base), measured(source)))
+            check_resolution(model, base, totals[-1])
+            parts.append(part)
+            zeros.append(known_zero(model, chunk, found, columns)[..., None])
+            advance(len(chunk.pairs))
     effects, zero = padded(parts), padded(zeros)
     # Two runs of one input may take different kernels, of which one keeps a graph: what cannot have an effect has exactly none.
     effects[np.broadcast_to(zero, effects.shape)] = 0.0
