@@ -99,6 +99,12 @@ def test_a_check_and_a_click_need_the_features(case):
     assert explorer.measure({"layer": 0, "position": 4, "feature": 2}) == pytest.approx(exact.values[0, 4, 2], abs=1e-9)
 
 
+def test_the_best_rules_for_features_are_chosen_on_exact_patches_of_features(case):
+    model, pairs = case
+    grid = act.analyses.relevance_patching(model, pairs, act.Features(SITE, Relu(), range(4)), rules="auto")
+    assert grid.diagnostics["chosen"] in grid.diagnostics["compared"] and grid.check.diagnostics["cells"] >= 20
+
+
 def test_features_that_do_not_fit_are_refused(case):
     model, pairs = case
     score = act.analyses.attribution_patching
