@@ -88,7 +88,7 @@ def parts(small: bool, rounds: int, batches: int) -> Parts:
         "scribe-disk": lambda: to_disk(bundled, (32, 32), 8, rounds, "scribe's shape"),
         "disk": lambda: to_disk(large, half, batches, min(rounds, 2), name, goals),
         "arrow": lambda: one_site(large, half, 2 * batches, min(rounds, 2), name),
-        "patching": lambda: grids(large, min(rounds, 2), name),
+        "patching": lambda: grids(large, min(rounds, 1), name),
         "depth": lambda: against_depth(large, min(rounds, 3)),
         "relevance": lambda: relevance(large, rounds, name),
     }

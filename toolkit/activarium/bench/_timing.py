@@ -50,9 +50,9 @@ class Row:
         return f"{self.value:8.3f} {self.unit}{spread}   {self.what}{'   goal ' + self.goal if self.goal else ''}{rest}"
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> Times:
+def interleaved(calls: dict[str, Callable[[], Any]], rounds: int, warm: bool = True) -> Times:
     """Seconds of each call, taken in turns so that a busy machine slows all of them; every second round backwards."""
-    for call in calls.values():
+    for call in calls.values() if warm else ():
         call()
     times: Times = {name: [] for name in calls}
     gc.disable()  # a collection walks over all of torch, and would fall on whichever call comes next
