@@ -82,6 +82,25 @@ def test_other_families_have_exact_ends_too(family):
     assert circuits.empty_error() < 1e-9
 
 
+@pytest.mark.slow  # TransformerLens takes seconds to import
+@pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["hooked", "bridge"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
+def test_circuits_of_transformerlens_models(family, kind):
+    """The same circuit gives the same answer as in the Hugging Face model."""
+    pytest.importorskip("transformer_lens", reason="the extra [lens] is not installed")
+    from ...capture import lens_models
+
+    found = []
+    for model in (act.wrap(*testing.tiny(family), certify=False), act.wrap(*getattr(lens_models, kind)(family), certify=False)):
+        circuits = Circuits(model, Sides(pairs_of(model, bos=False), "noise"), wiring(model))
+        circuit = circuits.wiring.edges & (np.random.default_rng(2).random(circuits.wiring.edges.shape) < 0.6)
+        assert circuits.empty_error() < 1e-5
+        np.testing.assert_allclose(circuits.metric(np.zeros_like(circuit)), circuits.source, rtol=1e-5, atol=1e-5)
+        found.append(circuits.metric(circuit))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dead_ends_change_nothing(family):
     _, _, circuits = made(family)
@@ -203,6 +222,7 @@ def test_equal_metrics_leave_nothing_to_share():
     [
         ({"shares": [0.5, 0.2]}, "each larger than the one before"),
         ({"shares": [0, 2]}, "give sizes of circuits from 0 to 1"),
+        ({"batch": 0}, "batch=0: a forward takes at least one pair"),
         ({"shares": []}, "give sizes of circuits from 0 to 1"),
         ({"select_by": "best"}, "select='best' is not known; choose top or greedy"),
         ({"direction": "up"}, "direction='up' is not known"),

@@ -394,6 +394,7 @@ def test_a_reader_that_is_no_head_and_no_mlp_is_noticed():
     [
         ({"method": "acdc"}, "method='acdc' is not known; choose eap"),
         ({"rule": "right"}, "rule='right' is not known; choose midpoint or left"),
+        ({"batch": 0}, "batch=0: a forward takes at least one pair"),
         ({"steps": 0}, "steps=0: the way from base to source needs at least one point"),
         ({"direction": "up"}, "direction='up' is not known"),
     ],

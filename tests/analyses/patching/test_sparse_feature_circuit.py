@@ -67,7 +67,7 @@ def total(found, start, end):
 
 
 @pytest.mark.parametrize("steps", [0, 3])
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "vit"])
 def test_features_and_error_add_up_to_the_site(family, steps):
     model = double(family)
     pairs = pairs_of(model)
@@ -281,6 +281,7 @@ class Wide(Same):
         ({"blocks.1.resid_pre": Same(), "blocks.0.resid_post": Same()}, {}, "hold the same values twice"),
         ({"blocks.1.mlp.out": Wide()}, {}, r"makes codes \(10, 32\) and values \(10, 3\) of rows \(10, 32\)"),
         ({"blocks.1.mlp.out": Normalising()}, {}, "The decoder of its dictionary is not affine"),
+        ({"blocks.1.mlp.out": Same()}, {"batch": 0}, "batch=0: a forward takes at least one pair"),
         ({"blocks.1.mlp.out": Same()}, {"steps": -1}, "none can be negative"),
         ({"blocks.1.mlp.out": Same()}, {"aggregation": "none"}, "aggregation='none' needs pairs of one length"),
         ({"blocks.1.mlp.out": Same()}, {"aggregation": "max"}, "aggregation='max' is not known"),

@@ -30,7 +30,7 @@ def circuit_extraction(model: Runner, graph: Graph, edges: int = 50, *, select_b
         InputError: The graph is of another model, no edge is asked for, or another `select_by`.
 
     Source:
-        Hanna et al. 2024, Have Faith in Faithfulness, arXiv:2403.17806, section 3.
+        Hanna et al. 2024, Have Faith in Faithfulness, arXiv:2403.17806.
 
     Example:
         >>> import activarium as act

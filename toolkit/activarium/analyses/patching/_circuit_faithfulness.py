@@ -11,7 +11,7 @@ import torch
 from activarium.analyses.patching.circuit_runs import Circuits
 from activarium.analyses.patching.circuits import prune, select
 from activarium.analyses.patching.edge_graphs import scores_of
-from activarium.analyses.patching.sides import Sides, Totals
+from activarium.analyses.patching.sides import Sides, Totals, check_batch
 from activarium.analyses.patching.wiring import wiring
 from activarium.errors import CertificateError, InputError
 from activarium.pairs import Pairs
@@ -60,8 +60,7 @@ def circuit_faithfulness(
         CertificateError: Without edges a head or MLP does not write what it wrote in the source run: the model has other readers.
 
     Source:
-        Hanna et al. 2024, Have Faith in Faithfulness, arXiv:2403.17806, section 4; the two areas are named as in Mueller et al. 2025,
-        MIB, arXiv:2504.13151.
+        Hanna et al. 2024, Have Faith in Faithfulness, arXiv:2403.17806; the two areas have their names from MIB, arXiv:2504.13151.
 
     Differs:
         Areas are over the shares given here, each edge counted once; they are not meant to be compared with that benchmark's table.
@@ -78,6 +77,7 @@ def circuit_faithfulness(
     wanted = np.asarray(shares, dtype=float)
     if not wanted.size or wanted.min() < 0 or wanted.max() > 1 or (np.diff(wanted) <= 0).any():
         raise InputError(f"shares={list(shares)}: give sizes of circuits from 0 to 1, each larger than the one before.")
+    check_batch(batch)
     wires, sides = wiring(model), Sides(pairs, direction)
     scores = scores_of(graph, wires)
     circuits = [prune(wires, select(wires, scores, round(s * wires.edges.sum()), select_by)) for s in wanted]

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from activarium.analyses.patching.edge_graphs import graph
-from activarium.analyses.patching.edge_points import RULES, points, quadrature
+from activarium.analyses.patching.edge_points import METHODS, Method, points
 from activarium.analyses.patching.edge_scores import check_sums, edge_scores, sum_rule_error, sums_at
 from activarium.analyses.patching.reader_inputs import Readers
 from activarium.analyses.patching.readouts import Readouts
-from activarium.analyses.patching.sides import Sides, Totals, check_gradients, check_resolution, joined, measured
+from activarium.analyses.patching.sides import Sides, Totals, check_batch, check_gradients, check_resolution, joined, measured
 from activarium.analyses.patching.wiring import Wiring, wiring
 from activarium.analyses.patching.writers import Differences, Writers
-from activarium.errors import InputError
 from activarium.pairs import Pairs
+from activarium.progress import progress_bar
 from activarium.protocols import Runner
 from activarium.results import Graph
 from activarium.rules import Rules, as_rules
 
-METHODS = {"eap": "EAP", "relp": "RelP", "eap-ig-inputs": "EAP-IG (inputs)", "eap-ig-activations": "EAP-IG (activations)"}
+LONG = 50  # runs from which a progress bar is shown
 
 
 def edge_attribution(
@@ -35,6 +36,7 @@ def edge_attribution(
     check: bool = True,
     batch: int = 32,
     memory: int = 1 << 30,
+    progress: bool = True,
 ) -> Graph:
     """Which connections would change the answer, by the gradient where they lead to?
 
@@ -51,11 +53,12 @@ def edge_attribution(
             relevance coefficients at the base run in the place of gradients.
         rules: Relevance rules, or the name of a set of them, for `relp`.
         direction: `denoise` puts clean values into the corrupted run, `noise` the reverse. Signs are not flipped.
-        steps: Points on the way, for the two last methods.
-        rule: `midpoint`, or `left` as in the published code (starting at the base run).
+        steps: Points on the way, for the two `eap-ig` methods.
+        rule: `midpoint`, or `left` with the base run itself as the first point.
         check: Refuse edges that do not add up to the scores of their nodes.
         batch: Pairs in one forward.
         memory: Bytes that differences of writers may take before they are made again for each reader.
+        progress: Show a bar when many runs are made.
 
     Returns:
         A graph of all edges, mean over pairs. Nodes are `embed`, `blocks.3.attn.head.2`, its inputs `blocks.3.attn.q.2` (and `k`, `v`:
@@ -86,22 +89,22 @@ def edge_attribution(
         >>> graph.diagnostics["edges"], graph.diagnostics["sum_rule_error"] < 1e-4
         (262, True)
     """
-    _check_options(method, steps, rule)
+    how = Method(method, steps, rule, as_rules(rules) if method == "relp" else None)
     check_gradients(model)
-    used = as_rules(rules) if method == "relp" else None
+    check_batch(batch)
     wires, sides = wiring(model), Sides(pairs, direction)
     scores, error, totals, readouts = np.zeros(wires.edges.shape), 0.0, [], Readouts(model, wires)
-    for chunk in sides.chunks(batch):
-        found, gap, total = _chunk(model, chunk, wires, method, quadrature(steps, rule), memory, used, readouts)
-        scores, error, totals = scores + found, max(error, gap), [*totals, total]
+    count = how.runs(wires) * -(-len(pairs) // batch)
+    with progress_bar(progress and count >= LONG, "edges", count, "runs") as advance:
+        for chunk in sides.chunks(batch):
+            found, gap, total = _chunk(model, chunk, wires, how, memory, readouts, advance)
+            scores, error, totals = scores + found, max(error, gap), [*totals, total]
     if check:
         check_sums(error, model)
     clean, corrupt = (getattr(joined(totals), side) for side in (("source", "base") if direction == "denoise" else ("base", "source")))
     notes = {
         "direction": direction,
-        "method": method,
-        **({"steps": steps, "rule": rule} if "-ig-" in method else {}),
-        **({"rules": used.name} if used else {}),
+        **how.notes(),
         "metric": pairs.metric.name,
         "clean": float(clean.mean()),
         "corrupt": float(corrupt.mean()),
@@ -116,20 +119,11 @@ def edge_attribution(
     )
 
 
-def _check_options(method: str, steps: int, rule: str) -> None:
-    if method not in METHODS:
-        raise InputError(f"method={method!r} is not known; choose {', '.join(METHODS)}.")
-    if rule not in RULES:
-        raise InputError(f"rule={rule!r} is not known; choose {' or '.join(RULES)}.")
-    if steps < 1:
-        raise InputError(f"steps={steps}: the way from base to source needs at least one point.")
-
-
 def _chunk(
-    model: Any, sides: Sides, wires: Wiring, method: str, alphas: list[float], memory: int, rules: Rules | None, readouts: Readouts
+    model: Any, sides: Sides, wires: Wiring, how: Method, memory: int, readouts: Readouts, advance: Callable[[int], Any]
 ) -> tuple[np.ndarray, float, Totals]:
     """Scores summed over a few pairs, how far they are from adding up, and the metrics of both runs."""
-    readers, writers = Readers(model, wires, frozen=rules is not None and rules.norms), Writers(model, wires)
+    readers, writers = Readers(model, wires, frozen=how.rules is not None and how.rules.norms), Writers(model, wires)
     sites = [*dict.fromkeys([*writers.sites, *readers.sites])]
     base, source = sides.run(model, sides.base, sites), sides.run(model, sides.source, sites)
     totals = Totals(measured(base), measured(source))
@@ -138,14 +132,15 @@ def _chunk(
     differences = Differences(writers, base, source, memory)
     readouts.add(sides, readers, differences)
     scores, out_of, into = np.zeros(wires.edges.shape), np.zeros(len(wires.writers)), np.zeros(len(wires.readers))
-    for recording, weight, only in points(model, sides, readers, method, base, source, alphas, rules=rules):
+    for recording, weight, only in points(model, sides, readers, how, base, source):
         gradient = sides.gradient(recording)
         scores += weight * edge_scores(readers, differences, recording, gradient, only)
         leaving, entering = sums_at(readers, differences, recording, gradient)
         counted = slice(None) if only is None else only
         out_of[counted] += weight * leaving[counted]
         into += weight * entering
+        advance(1)
     error = sum_rule_error(scores.sum(0), out_of)
-    if method != "eap-ig-activations":  # there a reader's edges belong to gradients of different runs
+    if how.name != "eap-ig-activations":  # there a reader's edges belong to gradients of different runs
         error = max(error, sum_rule_error(scores.sum(1), into))
     return scores, error, totals

@@ -20,7 +20,7 @@ from activarium.analyses.patching.feature_circuits import (
 )
 from activarium.analyses.patching.feature_runs import DirectEffects, held
 from activarium.analyses.patching.features import Coder, grouping
-from activarium.analyses.patching.sides import Sides, check_gradients, joined
+from activarium.analyses.patching.sides import Sides, check_batch, check_gradients, joined
 from activarium.errors import InputError
 from activarium.pairs import Pairs
 from activarium.progress import progress_bar
@@ -93,6 +93,7 @@ def sparse_feature_circuit(
     if steps < 0 or min(node_threshold, edge_threshold) < 0:
         raise InputError(f"steps={steps}, node_threshold={node_threshold}, edge_threshold={edge_threshold}: none can be negative.")
     check_gradients(model)
+    check_batch(batch)
     sides = Sides(pairs, direction)
     for coder in coders:
         grouping(np.asarray(pairs.clean.rows_of(model.sites[coder.site].rows)), aggregation)  # refuses now what would fail later

@@ -32,7 +32,7 @@ def held(model: Any, sides: Sides, coders: Sequence[Coder], steps: int) -> tuple
 
 def _mean_slope(model: Any, sides: Sides, site: str, start: Tensor, end: Tensor, steps: int) -> Tensor:
     found = torch.zeros_like(wide(start))
-    for alpha in quadrature(steps, "midpoint"):
+    for alpha in quadrature(steps):
         values = start + alpha * (end - start)
         run = sides.run(model, sides.base, site, edits=[Replace(site, _constant(values))], grad=True)
         found += wide(sides.gradient(run)[site].tensor) / steps

@@ -131,6 +131,16 @@ def measured(recording: Any) -> np.ndarray:
     return recording.metric["metric"].detach().double().cpu().numpy()
 
 
+def check_batch(batch: int) -> None:
+    """Refuse forwards over no pairs.
+
+    Raises:
+        InputError: There is less than one pair in a forward.
+    """
+    if batch < 1:
+        raise InputError(f"batch={batch}: a forward takes at least one pair.")
+
+
 def check_gradients(model: Any) -> None:
     """Refuse what gives gradients that lie.
 
