@@ -147,7 +147,9 @@ def draw_depth(rows: list[Row], path: Path) -> None:
         xscale="log",
         yscale="log",
     )
+    axes.minorticks_off()
     axes.set_xticks(depths, [str(d) for d in depths])
+    axes.set_yticks(marks := (25, 50, 100, 200, 400), [str(m) for m in marks])
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
