@@ -1,0 +1,248 @@
+"""Block influence: how much each block changes what it is given, and what the model loses without it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas
+
+from activarium.activations import Activations
+from activarium.analyses.layer_sites import layer_number, layer_sites, refuse_strange
+from activarium.analyses.layers.redundancy import CALM, MEASURES, Pair, check_width, groups_of, spans, sums
+from activarium.analyses.layers.removal import Removal, remove_each
+from activarium.errors import InputError
+from activarium.maths import bootstrap_interval
+from activarium.protocols import Runner
+from activarium.recording import Recording
+from activarium.results import Grid, Report, Result, Series
+
+Blocks = dict[str, tuple[Activations, Activations]]  # `blocks.3` → input, output
+
+
+def block_influence(
+    recording: Recording,
+    model: Runner | None = None,
+    inputs: Any = None,
+    *,
+    without: Sequence[int] = (),
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: bool = False,
+) -> Report:
+    """How much does each block change its input, and what does its removal cost?
+
+    Everything is read at the blocks themselves. (The last entry of transformers' `hidden_states` has been through the
+    final norm in most language models: an identity as last block would seem to do something.) A measure of change is
+    no measure of need: with `model` and `inputs` each block is also replaced by the identity, which is the reference.
+
+    Args:
+        recording: Holds `blocks.*.resid_post` and `blocks.*.resid_pre`. Where a block has no `resid_pre`, the output of the
+            block before it is its input, `embed` for the first. `resid_mid` (and `resid_cross`) add the sublayers; blocks
+            without it, whose attention and MLP run side by side, add them by `attn.out` and `mlp.out`.
+        model: Runs the removals.
+        inputs: What it runs on, usually what was recorded.
+        without: Features left out of every vector, such as massive dimensions, which alone make all cosines 1.
+        confidence: Share of resampled sequence sets inside the intervals.
+        resamples: How many times the sequences are drawn again.
+        seed: Draws the sequences.
+        progress: Show a bar while blocks are removed.
+
+    Returns:
+        A report with series over blocks, with intervals over sequences. `influence`: 1 − mean cosine of input and output, from
+        0 to 2, over all rows, without first and special rows, and for each kind of row. `updates`: size of the update over
+        size of the input, and its parts `along` (it scales; negative shrinks) and `across` (it turns), over all rows.
+        `sublayers`: influence of attention and MLP. The grid `angles` holds the angle between the input of block `from` and
+        the output `blocks` later, as a share of 180°, at the last row of a text (an image: its cls row, or else its
+        patches). With a model, `removal`: KL(full ‖ removed) and for language models the rise of the next token's loss, both
+        in nats, and `agreement`, the share of unchanged top answers. Models with several stacks have each part per stack.
+
+    Raises:
+        UnknownSite: The recording holds no `resid_post`.
+        InputError: The input of a block was not recorded, only one of `model` and `inputs` is given, or `without` names a
+            feature that is not there.
+        NotFinite: NaN or infinite numbers in the residual stream.
+
+    Source:
+        Influence: Men et al. 2024, ShortGPT: Layers in Large Language Models are More Redundant Than You Expect,
+        arXiv:2403.03853. Angles: Gromov et al. 2024, The Unreasonable Ineffectiveness of the Deeper Layers, arXiv:2403.17887.
+
+    Differs:
+        Both average over real rows only, in float64, and leave zero vectors out, where the published code adds pads to the sum
+        or counts a cosine of 0.5. Updates, sublayers, groups of rows and the removal beside them are ours.
+
+    Example:
+        >>> model = act.wrap(*act.testing.tiny("llama"), certify=False)
+        >>> recording = model.run(["the cat sat"], read=["blocks.*.resid_pre", "blocks.*.resid_post"])
+        >>> act.analyses.block_influence(recording)["angles"].values.shape
+        (2, 2)
+    """
+    if (model is None) != (inputs is None):
+        raise InputError("The cost of removing a block needs both model= and inputs=. Give both, or neither.")
+    stacks = {stack: _blocks(recording, stack, sites) for stack, sites in layer_sites(recording, ("resid_post",), "row d_model").items()}
+    draw = _Intervals(confidence, resamples, seed)
+    parts: dict[str, Result] = {}
+    words, notes = [], {"confidence": confidence, "seed": seed, "without": list(without)}
+    for stack, blocks in stacks.items():
+        made, said, found = _of_stack(recording, blocks, without, draw)
+        if model is not None:
+            removal, more, agreeing = _removal(model, inputs, blocks, made["influence"], draw, progress)
+            made, said, found = made | removal, said + more, found | agreeing
+        parts |= {f"{stack} {name}".strip(): part for name, part in made.items()}
+        notes |= {f"{stack} {name}".strip(): value for name, value in found.items()}
+        words += [f"{stack}: {line}" if stack else line for line in said]
+    return Report(parts, tuple(words), title="Block influence", diagnostics=notes)
+
+
+class _Intervals:
+    """Mean and interval of a ratio of sums, `(sequence, block)`, always with the same draws of sequences."""
+
+    def __init__(self, confidence: float, resamples: int, seed: int) -> None:
+        self.options = {"confidence": confidence, "resamples": resamples, "seed": seed}
+
+    def __call__(self, above: np.ndarray, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        below = np.broadcast_to(below, above.shape)
+        low, high, _ = bootstrap_interval(above, below, **self.options)
+        total = below.sum(0)
+        return np.divide(above.sum(0), total, out=np.full(len(total), np.nan), where=total > 0), np.stack([low, high])
+
+    def series(self, numbers: np.ndarray, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, unit: str) -> Series:
+        """A curve with its band for each pair of sums."""
+        made = {name: self(*pair) for name, pair in curves.items()}
+        values, bands = {n: m[0] for n, m in made.items()}, {n: m[1] for n, m in made.items()}
+        return Series(numbers, values, "block", bands, title=title, unit=unit)
+
+
+def _blocks(recording: Recording, stack: str, outputs: Mapping[str, Activations]) -> Blocks:
+    """Input and output of each block of a stack, as they really were."""
+    found: Blocks = {}
+    before = f"{stack}.embed".strip(".")
+    for i, (site, output) in enumerate(outputs.items()):
+        block = site.removesuffix(".resid_post")
+        number = layer_number(site, i)
+        previous = before if number == 0 else site.replace(f"blocks.{number}.", f"blocks.{number - 1}.")
+        name = next((n for n in (f"{block}.resid_pre", previous) if n in recording), None)
+        if name is None:
+            raise InputError(
+                f"What {block} was given is not in this recording: neither {block}.resid_pre nor {previous}. "
+                'Read both ends: model.run(inputs, read=["blocks.*.resid_pre", "blocks.*.resid_post"]).'
+            )
+        found[block] = recording[name], output
+    return found
+
+
+def _of_stack(
+    recording: Recording, blocks: Blocks, without: Sequence[int], draw: _Intervals
+) -> tuple[dict[str, Result], list[str], dict[str, Any]]:
+    first = next(iter(blocks.values()))[0]
+    check_width(first, without)
+    for x, y in blocks.values():
+        refuse_strange(x, "No angle can be taken from it.")
+        refuse_strange(y, "No angle can be taken from it.")
+    numbers = np.array([layer_number(f"{name}.", i) for i, name in enumerate(blocks)])
+    groups = groups_of(first)
+    found = [sums((x, (y,), False), groups, without) for x, y in blocks.values()]
+    above, below = np.stack([f[0] for f in found], 1), np.stack([f[1] for f in found], 1)  # sequence, block, group[, measure]
+    influence = {name: (above[:, :, g, 0], below[:, :, g]) for g, name in enumerate(groups)}
+    updates = {name: (above[:, :, 0, m + 1], below[:, :, 0]) for m, name in enumerate(MEASURES[1:])}
+    turned, where = spans([x for x, _ in blocks.values()], [y for _, y in blocks.values()], without)
+    parts: dict[str, Result] = {
+        "influence": draw.series(numbers, influence, "Influence of each block", "1 − cosine"),
+        "updates": draw.series(numbers, updates, "Size of each block's update over its input", "share"),
+        "angles": _angles(turned, list(blocks), where),
+    }
+    if pairs := _sublayers(recording, blocks):
+        parts["sublayers"] = draw.series(numbers, _sublayer_sums(pairs, groups, without), "Influence of attention and MLP", "1 − cosine")
+    zeros = {name: f[2] for name, f in zip(blocks, found, strict=True) if f[2]}
+    notes = {"rows": len(first), "sequences": len(above), "zero rows left out": zeros, "angles at": where}
+    return parts, [*_words(list(blocks), parts), *_zero_words(zeros)], notes
+
+
+def _sublayers(recording: Recording, blocks: Blocks) -> dict[str, list[Pair]]:
+    """Name → its input and output in each block; nothing where some block lacks the sites."""
+
+    def all_blocks(ending: str) -> list[Activations] | None:
+        return [recording[f"{b}.{ending}"] for b in blocks] if all(f"{b}.{ending}" in recording for b in blocks) else None
+
+    before, after = [x for x, _ in blocks.values()], [y for _, y in blocks.values()]
+    if mid := all_blocks("resid_mid"):
+        cross = all_blocks("resid_cross")
+        chain = [before, mid, *([cross] if cross else []), after]
+        names = ["attention", *(["cross-attention"] if cross else []), "mlp"]
+        return {n: [(x, (y,), False) for x, y in zip(a, b, strict=True)] for n, a, b in zip(names, chain[:-1], chain[1:], strict=True)}
+    # Side by side there is no order: each is added to the block's own input.
+    writes = {name: all_blocks(f"{short}.out") for name, short in (("attention", "attn"), ("mlp", "mlp"))}
+    if not all(writes.values()):
+        return {}
+    return {f"{n} alone": [(x, (w,), True) for x, w in zip(before, found or (), strict=True)] for n, found in writes.items()}
+
+
+def _sublayer_sums(
+    pairs: Mapping[str, list[Pair]], groups: Mapping[str, np.ndarray], without: Sequence[int]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    made = {}
+    for name, per_block in pairs.items():
+        found = [sums(pair, groups, without) for pair in per_block]
+        made[name] = np.stack([f[0][:, 0, 0] for f in found], 1), np.stack([f[1][:, 0] for f in found], 1)
+    return made
+
+
+def _angles(turned: np.ndarray, names: list[str], where: str) -> Grid:
+    known = np.isfinite(turned)
+    count = known.sum(0)
+    mean = np.divide(np.where(known, turned, 0).sum(0), count, out=np.full(count.shape, np.nan), where=count > 0)
+    depth = len(names)
+    beyond = np.add.outer(np.arange(depth), np.arange(depth)) >= depth
+    labels = {"from": names, "blocks": [str(k + 1) for k in range(depth)]}
+    return Grid(mean, ("from", "blocks"), labels, {"no_row": beyond}, turned, title=f"Angle across blocks at {where}", unit="share of 180°")
+
+
+def _removal(
+    model: Runner, inputs: Any, blocks: Blocks, influence: Result, draw: _Intervals, progress: bool
+) -> tuple[dict[str, Result], list[str], dict[str, Any]]:
+    cost: Removal = remove_each(model, inputs, list(blocks), progress)
+    assert isinstance(influence, Series)
+    answers, predicted = cost.answers[:, None], cost.predicted[:, None]
+    curves = {"KL": (cost.kl, answers)} | ({"rise of loss": (cost.loss, predicted)} if cost.loss is not None else {})
+    removal = draw.series(influence.x, curves, "Cost of removing each block", "nats")
+    parts: dict[str, Result] = {
+        "removal": removal,
+        "agreement": draw.series(influence.x, {"top-1 agreement": (cost.agreement, answers)}, "Top answers that stay the same", "share"),
+    }
+    kl, change = removal.curves["KL"], influence.curves["all rows"]
+    rank = float(pandas.DataFrame({"kl": kl, "change": change}).rank().corr().iloc[0, 1])
+    names = list(blocks)
+    words = [f"removing {names[int(kl.argmin())]} costs least (KL {kl.min():.3g} nats), {names[int(kl.argmax())]} most ({kl.max():.3g})."]
+    if len(kl) > 2 and np.isfinite(rank):
+        words.append(f"over {len(kl)} blocks, influence and the cost of removal have rank correlation {rank:.2f}.")
+    notes: dict[str, Any] = {"rank correlation of influence and KL": rank, "removal sequences": len(cost.kl)}
+    if cost.loss is not None:
+        notes["loss of the full model"] = float(cost.full_loss.sum() / cost.predicted.sum())
+    return parts, words, notes
+
+
+def _words(names: list[str], parts: Mapping[str, Result]) -> list[str]:
+    influence, angles = parts["influence"], parts["angles"]
+    assert isinstance(influence, Series)
+    assert isinstance(angles, Grid)
+    change = influence.curves["all rows"]
+    if np.isnan(change).all():
+        return ["no row is left: every one is a zero vector."]
+    low, high = int(np.nanargmin(change)), int(np.nanargmax(change))
+    said = [f"{names[low]} changes its input least (influence {change[low]:.3g}), {names[high]} most ({change[high]:.3g})."]
+    calm = influence.curves.get(CALM)
+    if calm is not None and np.isfinite(calm).all() and int(calm.argmin()) != low:
+        said.append(f"{CALM} it is {names[int(calm.argmin())]} that changes least: a few rows decide the average.")
+    flat = angles.values[:, 1:]
+    if np.isfinite(flat).any():
+        start, more = np.unravel_index(np.nanargmin(flat), flat.shape)
+        said.append(
+            f"of all spans of several blocks, {names[int(start)]} to {names[int(start) + int(more) + 1]} turns least ({180 * flat[start, more]:.3g}°)."
+        )
+    return said
+
+
+def _zero_words(zeros: Mapping[str, int]) -> list[str]:
+    return [f"left out as zero vectors: {', '.join(f'{n} rows at {name}' for name, n in zeros.items())}."] if zeros else []
