@@ -69,7 +69,8 @@ def sums(pair: Pair, groups: Mapping[str, np.ndarray], without: Sequence[int]) -
         chosen = member[start : start + len(before)][real.cpu().numpy()].astype(np.float64)
         found.append(chosen.T @ values)
         counts.append(chosen.sum(0))
-    return np.stack(found), np.stack(counts), zeros
+    order = _by_number(x)
+    return np.stack(found)[order], np.stack(counts)[order], zeros
 
 
 def spans(inputs: Sequence[Activations], outputs: Sequence[Activations], without: Sequence[int]) -> tuple[np.ndarray, str]:
@@ -86,7 +87,7 @@ def spans(inputs: Sequence[Activations], outputs: Sequence[Activations], without
             for last in range(first, depth):
                 turned = angles(begin, ends[last]).cpu().numpy()
                 made[start : start + len(here), first, last - first] = _means(turned, owner, len(here))
-    return made, said
+    return made[_by_number(inputs[0])], said
 
 
 def answering_rows(index: Activations) -> tuple[list[np.ndarray], str]:
@@ -111,6 +112,12 @@ def check_width(activations: Activations, without: Sequence[int]) -> None:
     strange = [f for f in without if not 0 <= f < width]
     if strange:
         raise InputError(f"{activations.site} has features 0 to {width - 1}; without= names {strange[0]}. Choose among those.")
+
+
+def _by_number(index: Activations) -> np.ndarray:
+    """The places of the sequences in the order of their example numbers: a store may hold them in another one."""
+    examples = examples_of(index)
+    return np.argsort(examples[np.flatnonzero(np.diff(examples, prepend=-1))], kind="stable")
 
 
 def _unit(x: Tensor) -> Tensor:
