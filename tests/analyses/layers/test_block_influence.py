@@ -131,6 +131,23 @@ def test_first_and_special_rows_are_shown_apart():
     assert curve(report, "influence", "bos rows") == pytest.approx([0.0])
 
 
+def test_kinds_are_those_of_each_sequence_and_zero_rows_shift_none():
+    x = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    y = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    kinds = ["token", "token", "token", "special", "bos"]
+    report = block_influence(chain(x, y, rows=table((2, 3), kinds)))
+    assert curve(report, "influence", "token rows") == pytest.approx([0.0])
+    assert curve(report, "influence", "special rows") == pytest.approx([1.0])
+    assert curve(report, "influence", "bos rows") == pytest.approx([2.0])
+
+
+def test_every_one_of_many_sequences_has_its_angle():
+    turns = torch.linspace(0, torch.pi, 600, dtype=torch.float64)
+    y = torch.stack([turns.cos(), turns.sin()], 1)
+    report = block_influence(chain(torch.tensor([[1.0, 0.0]]).repeat(600, 1), y, rows=table((1,) * 600)))
+    assert report["angles"].per_example.ravel() == pytest.approx(turns.numpy() / np.pi, abs=1e-12)
+
+
 def test_one_massive_dimension_hides_every_turn_until_it_is_left_out(states):
     massive = states.clone()
     massive[:, :, 2] = 1e6
