@@ -104,9 +104,12 @@ class _Intervals:
 
     def __call__(self, above: np.ndarray, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         below = np.broadcast_to(below, above.shape)
-        low, high, _ = bootstrap_interval(above, below, **self.options)
         total = below.sum(0)
-        return np.divide(above.sum(0), total, out=np.full(len(total), np.nan), where=total > 0), np.stack([low, high])
+        some = total > 0  # a kind whose rows are all zero vectors has nothing to draw
+        ends = np.full((2, len(total)), np.nan)
+        if some.any():
+            ends[:, some] = bootstrap_interval(above[:, some], below[:, some], **self.options)[:2]
+        return np.divide(above.sum(0), total, out=np.full(len(total), np.nan), where=some), ends
 
     def series(self, numbers: np.ndarray, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, unit: str) -> Series:
         """A curve with its band for each pair of sums."""
