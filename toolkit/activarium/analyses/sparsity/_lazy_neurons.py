@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from activarium.activations import Activations
 from activarium.analyses.layer_sites import column, examples_of, layer_number, layer_sites, refuse_strange
-from activarium.errors import AxisError, InputError
+from activarium.analyses.sparsity.row_kinds import EXCLUDED, kept, left_out, left_out_words, some_kept
+from activarium.errors import AxisError
 from activarium.maths import bootstrap_interval
 from activarium.recording import Recording
 from activarium.results import Grid, Overlay, Ranking, Report, Result, Series
 from activarium.rows import Rows
 from activarium.summaries import Count
 
-EXCLUDED = ("bos", "cls", "register", "special")
 ALWAYS = 99.9  # percent of nonzeros above which nothing rectifies: no trained ReLU layer comes near
 
 
@@ -84,17 +83,12 @@ def lazy_neurons(
         if example is not None:
             parts[f"{stack} rows".strip()] = _rows(sites, example, exclude)
         notes |= {f"{stack} {name}".strip(): value for name, value in _notes(sites, table, exclude).items()}
-        words += [*table.words(), *_left_out(sites, exclude), *_warnings(counts)]
+        words += [*table.words(), *left_out_words(next(iter(sites.values())), exclude), *_warnings(counts)]
     return Report(parts, tuple(words), title="Nonzero neurons, layer by layer", unit="percent", diagnostics=notes)
 
 
 def _counted(activations: Activations, exclude: Sequence[str]) -> Count:
-    keep = _kept(activations, exclude)
-    if not keep.any():
-        kinds = ", ".join(sorted({str(k) for k in column(activations, "kind", "token")})) or "none"
-        raise InputError(
-            f"No row is left to count: the rows have the kinds {kinds}, excluded are {', '.join(exclude)}. Exclude fewer kinds."
-        )
+    keep = some_kept(activations, exclude)
     examples, start = examples_of(activations), 0
     counts = Count()
     for batch in activations.batches():
@@ -106,10 +100,6 @@ def _counted(activations: Activations, exclude: Sequence[str]) -> Count:
     if counts.nan or counts.infinite:
         refuse_strange(activations, "They would count as firing.")
     return counts
-
-
-def _kept(activations: Activations, exclude: Sequence[str]) -> np.ndarray:
-    return ~np.isin(column(activations, "kind", "token").astype(str), list(exclude))
 
 
 class _Table:
@@ -188,7 +178,7 @@ def _rows(sites: Mapping[str, Activations], example: int, exclude: Sequence[str]
     """Nonzero neurons of each row of one example, NaN where the row is left out."""
     chosen = {site: activations.example(example) for site, activations in sites.items()}
     first = next(iter(chosen.values()))
-    keep = _kept(first, exclude)
+    keep = kept(first, exclude)
     counts = np.stack([(a.tensor != 0).sum(1).cpu().numpy() for a in chosen.values()]).astype(np.float64)
     tokens = tuple(str(t) for t in column(first, "text", "row"))
     return Overlay(
@@ -206,19 +196,9 @@ def _notes(sites: Mapping[str, Activations], table: _Table, exclude: Sequence[st
         "site": ".".join(next(iter(sites)).split(".")[-2:]),
         "rows": state.rows,
         "sequences": len(state.per_sequence),
-        "excluded": _excluded(first, exclude),
+        "excluded": left_out(first, exclude),
         "dtype": str(first.dtype).removeprefix("torch."),
     }
-
-
-def _excluded(activations: Activations, exclude: Sequence[str]) -> dict[str, int]:
-    found = Counter(column(activations, "kind", "token").astype(str).tolist())
-    return {kind: found.get(kind, 0) for kind in exclude}
-
-
-def _left_out(sites: Mapping[str, Activations], exclude: Sequence[str]) -> list[str]:
-    found = {k: n for k, n in _excluded(next(iter(sites.values())), exclude).items() if n}
-    return [f"Left out before counting: {', '.join(f'{n:,} {kind} rows' for kind, n in found.items())}."] if found else []
 
 
 def _warnings(counts: Mapping[str, Count]) -> list[str]:
