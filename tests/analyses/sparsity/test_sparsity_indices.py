@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import activarium as act
 from activarium import testing
 from activarium.activations import Activations
-from activarium.analyses.sparsity._sparsity_indices import INDICES, indices
+from activarium.analyses.sparsity.indices import INDICES, indices
 from activarium.errors import AxisError, InputError, NotFinite, UnknownSite
 from activarium.protocols import Runner
 from activarium.recording import Recording
@@ -92,6 +93,15 @@ def test_known_distributions(gaussian: torch.Tensor, name: str):
 def test_scale_and_sign_change_nothing(scale: float):
     values = torch.randn(5, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert torch.allclose(indices(values * scale), indices(values), rtol=1e-10, atol=0)
+
+
+def test_other_ways_to_write_the_same_numbers():
+    rows = torch.randn(4, 41, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    found, size = indices(rows).numpy(), rows.abs().numpy()
+    apart = np.abs(size[:, :, None] - size[:, None, :]).mean((1, 2))
+    np.testing.assert_allclose(found[:, 1], apart / (2 * size.mean(1)))  # Gini: mean difference of pairs
+    np.testing.assert_allclose(found[:, 3], np.exp(stats.entropy(size**2, axis=1)) / 41)
+    np.testing.assert_allclose(found[:, 5], stats.kurtosis(rows.numpy(), axis=1, fisher=False))
 
 
 def test_what_each_index_ignores():

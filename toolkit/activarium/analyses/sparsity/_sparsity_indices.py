@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from activarium.activations import Activations
 from activarium.analyses.layer_sites import column, examples_of, layer_number, layer_sites, refuse_strange
+from activarium.analyses.sparsity.indices import INDICES, indices
 from activarium.analyses.sparsity.row_kinds import EXCLUDED, kept, left_out, left_out_words, some_kept
 from activarium.errors import AxisError
 from activarium.maths import bootstrap_interval
 from activarium.recording import Recording
 from activarium.results import Overlay, Ranking, Report, Result, Series
 
-INDICES = ("hoyer", "gini", "participation ratio", "entropy count", "energy 90", "kurtosis")
 QUANTILES = (0.05, 0.5, 0.95)
 AT_ONCE = 2**22  # numbers that are in float64 at a time, 32 MB for each intermediate
 
@@ -108,29 +107,6 @@ def _sites(source: Recording | Activations) -> dict[str, dict[str, Activations]]
                     f"{site or 'This site'} has shape {activations.shape}: a single number is neither spread nor sparse. Pass a site with at least two per row."
                 )
     return found
-
-
-def indices(values: Tensor) -> Tensor:
-    """`row index` of values `row neuron`: six numbers in the order of `INDICES`, NaN where one is not defined."""
-    a = values.double()
-    n = a.shape[1]
-    a = a / a.abs().amax(1, keepdim=True)  # nothing overflows; a row of zeros becomes NaN, and so do its indices
-    size = a.abs().sort(1).values
-    energy = size.square()
-    total = energy.sum(1)
-    root = n**0.5
-    hoyer = (root - size.sum(1) / total.sqrt()) / (root - 1)
-    weights = 2 * torch.arange(1, n + 1, dtype=a.dtype, device=a.device) - n - 1
-    gini = (size @ weights) / (n * size.sum(1))
-    participation = total.square() / energy.square().sum(1) / n
-    entropy = torch.special.entr(energy / total[:, None]).sum(1).exp() / n
-    largest_first = energy.flip(1).cumsum(1)
-    energy_90 = ((largest_first < 0.9 * largest_first[:, -1:]).sum(1) + 1).to(a.dtype) / n
-    away = (a - a.mean(1, keepdim=True)).square()
-    kurtosis = away.square().mean(1) / away.mean(1).square()
-    kurtosis[a.amax(1) == a.amin(1)] = torch.nan  # equal numbers: what is left of their variance is rounding
-    answer = torch.stack([hoyer, gini, participation, entropy, energy_90, kurtosis], 1)
-    return torch.where(total.isnan()[:, None], torch.nan, answer)
 
 
 @dataclass(frozen=True)
