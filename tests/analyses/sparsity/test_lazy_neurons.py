@@ -13,8 +13,10 @@ from activarium.errors import AxisError, InputError, NotFinite, UnknownSite
 from activarium.protocols import Runner
 from activarium.recording import Recording
 from activarium.rows import Rows
+from activarium.summaries import Count, Moments
 
 lazy_neurons = act.analyses.lazy_neurons
+DEFAULT = ("bos", "cls", "register", "special")
 WORDS, WIDTH, FIRING = 40, 1000, 30
 
 
@@ -277,3 +279,27 @@ def test_other_axes_are_refused():
 def test_excluding_every_row_is_refused():
     with pytest.raises(InputError, match="No row is left to count: the rows have the kinds token, excluded are token"):
         lazy_neurons(site([[1.0]], table([0])), exclude=("token",))
+
+
+def test_a_survey_gives_the_same_bits_as_the_activations(planted: GPT2LMHeadModel):
+    model = quick(planted)
+    ids = [[1, 2, 3, 4], [5, 6], [7, 8, 9]]
+    here = lazy_neurons(model.run(ids, read="blocks.*.mlp.act"))
+    for batch_tokens in (2, 100):
+        gathered = act.survey(model, {"blocks.*.mlp.act": [Count()]}, ids, exclude=DEFAULT, batch_tokens=batch_tokens, progress=False)
+        there = lazy_neurons(gathered)
+        assert list(there) == list(here) and all(act.identical(there[name], here[name]) for name in here)
+        assert there.diagnostics["percent"] == here.diagnostics["percent"]
+
+
+def test_a_survey_that_does_not_fit_is_refused(planted: GPT2LMHeadModel):
+    model = quick(planted)
+    gathered = act.survey(model, {"blocks.*.mlp.act": [Count()]}, [[1, 2, 3]], progress=False)
+    with pytest.raises(InputError, match=r"left out rows of kind \[\]; exclude= says \['bos'"):
+        lazy_neurons(gathered)
+    assert lazy_neurons(gathered, exclude=()).diagnostics["rows"] == 3
+    with pytest.raises(InputError, match="A survey keeps no rows, so example 0 cannot be shown"):
+        lazy_neurons(gathered, exclude=(), example=0)
+    other = act.survey(model, {"blocks.*.mlp.act": [Moments()]}, [[1, 2, 3]], progress=False)
+    with pytest.raises(UnknownSite, match="no Count at blocks"):
+        lazy_neurons(other, exclude=())

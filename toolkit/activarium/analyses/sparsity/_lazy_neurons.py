@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 
 from activarium.activations import Activations
-from activarium.analyses.layer_sites import column, examples_of, layer_number, layer_sites, refuse_strange
+from activarium.analyses.layer_sites import STACKS, column, examples_of, layer_number, layer_sites, refuse_strange
 from activarium.analyses.sparsity.row_kinds import EXCLUDED, kept, left_out, left_out_words, some_kept
-from activarium.errors import AxisError
+from activarium.errors import AxisError, InputError, NotFinite, UnknownName, UnknownSite
 from activarium.maths import bootstrap_interval
 from activarium.recording import Recording
 from activarium.results import Grid, Overlay, Ranking, Report, Result, Series
 from activarium.rows import Rows
-from activarium.summaries import Count
+from activarium.summaries import Count, Survey
 
+TITLE = "Nonzero neurons, layer by layer"
 ALWAYS = 99.9  # percent of nonzeros above which nothing rectifies: no trained ReLU layer comes near
 
 
 def lazy_neurons(
-    recording: Recording | Activations,
+    recording: Recording | Activations | Survey,
     *,
     exclude: Sequence[str] = EXCLUDED,
     example: int | None = None,
@@ -37,7 +39,8 @@ def lazy_neurons(
     numbers, so batches, shards and workers give the same bits in any order. -0.0 counts as zero.
 
     Args:
-        recording: A recording with `blocks.*.mlp.act`, or such a site or stack itself, axes `row d_mlp`.
+        recording: A recording with `blocks.*.mlp.act`, or such a site or stack itself, axes `row d_mlp`; or a survey with `Count` there,
+            which needs no activations any more.
         exclude: Row kinds left out before anything is counted. Pads are never rows.
         example: Also show the nonzero neurons of each row of this example.
         confidence: Share of resampled sequence sets inside the interval.
@@ -54,7 +57,7 @@ def lazy_neurons(
     Raises:
         UnknownSite: The recording holds neither `mlp.act` nor `mlp.post`.
         AxisError: The site has other axes than `row d_mlp`, such as a mixture of experts with its slots.
-        InputError: No row is left, or there is no such example.
+        InputError: No row is left, there is no such example, or a survey left out other kinds of rows than `exclude`.
         NotFinite: NaN or infinite numbers, which would count as firing.
 
     Source:
@@ -72,6 +75,8 @@ def lazy_neurons(
         >>> lazy_neurons(acts).diagnostics["percent"]
         37.5
     """
+    if isinstance(recording, Survey):
+        return _surveyed(recording, exclude, example, confidence, resamples, seed)
     stacks = layer_sites(recording, ("mlp.act", "mlp.post"), "row d_mlp")
     parts: dict[str, Result] = {}
     words: list[str] = []
@@ -84,7 +89,49 @@ def lazy_neurons(
             parts[f"{stack} rows".strip()] = _rows(sites, example, exclude)
         notes |= {f"{stack} {name}".strip(): value for name, value in _notes(sites, table, exclude).items()}
         words += [*table.words(), *left_out_words(next(iter(sites.values())), exclude), *_warnings(counts)]
-    return Report(parts, tuple(words), title="Nonzero neurons, layer by layer", unit="percent", diagnostics=notes)
+    return Report(parts, tuple(words), title=TITLE, unit="percent", diagnostics=notes)
+
+
+def _surveyed(survey: Survey, exclude: Sequence[str], example: int | None, confidence: float, resamples: int, seed: int) -> Report:
+    """The same answer from counts that a survey gathered."""
+    if example is not None:
+        raise InputError(f"A survey keeps no rows, so example {example} cannot be shown. Leave out example=, or pass a recording.")
+    left = list(survey.provenance.get("exclude", ()))
+    if set(left) != set(exclude):
+        raise InputError(f"This survey left out rows of kind {left}; exclude= says {list(exclude)}. Pass exclude={left}, or survey again.")
+    parts: dict[str, Result] = {}
+    words: list[str] = []
+    notes: dict[str, object] = {"confidence": confidence, "seed": seed}
+    for stack, counts in counts_by_stack(survey).items():
+        odd = next((site for site, c in counts.items() if c.nan or c.infinite), None)
+        if odd is not None:
+            raise NotFinite(
+                f"{odd} held NaN or infinite numbers when it was surveyed, which would count as firing. Survey it in float32 or bfloat16."
+            )
+        table = _Table(stack, counts, confidence, resamples, seed)
+        parts |= {f"{stack} {name}".strip(): part for name, part in table.parts().items()}
+        notes |= {f"{stack} {name}".strip(): value for name, value in _figures(table).items()}
+        words += [*table.words(), *_warnings(counts)]
+    return Report(parts, tuple(words), title=TITLE, unit="percent", diagnostics=notes | {"excluded": left})
+
+
+def counts_by_stack(survey: Survey) -> dict[str, dict[str, Count]]:
+    """Stack name → site → its `Count`, at `mlp.act` or, where that was not surveyed, `mlp.post`.
+
+    Raises:
+        UnknownSite: The survey counts at neither.
+    """
+    for ending in ("mlp.act", "mlp.post"):
+        found: dict[str, dict[str, Count]] = {}
+        for stack in STACKS:
+            with suppress(UnknownName):  # another stack's model, or sites surveyed without Count
+                found[stack.rstrip(".")] = survey.find(f"{stack}blocks.*.{ending}", "Count")  # type: ignore[assignment]
+        if found:
+            return found
+    raise UnknownSite(
+        f"This survey has no Count at blocks.*.mlp.act; it has {', '.join(list(survey)[:8]) or 'no sites'}. "
+        'Survey it: act.survey(model, {"blocks.*.mlp.act": [Count()]}, data).'
+    )
 
 
 def _counted(activations: Activations, exclude: Sequence[str]) -> Count:
@@ -188,16 +235,18 @@ def _rows(sites: Mapping[str, Activations], example: int, exclude: Sequence[str]
 
 def _notes(sites: Mapping[str, Activations], table: _Table, exclude: Sequence[str]) -> dict[str, object]:
     first = next(iter(sites.values()))
+    return _figures(table) | {"excluded": left_out(first, exclude), "dtype": str(first.dtype).removeprefix("torch.")}
+
+
+def _figures(table: _Table) -> dict[str, object]:
     state = next(iter(table.counts.values()))
     return {
         "percent": table.mean,
         "low": table.mean_interval[0],
         "high": table.mean_interval[1],
-        "site": ".".join(next(iter(sites)).split(".")[-2:]),
+        "site": ".".join(table.sites[0].split(".")[-2:]),
         "rows": state.rows,
         "sequences": len(state.per_sequence),
-        "excluded": left_out(first, exclude),
-        "dtype": str(first.dtype).removeprefix("torch."),
     }
 
 
