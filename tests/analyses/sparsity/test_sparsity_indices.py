@@ -242,6 +242,17 @@ def test_the_same_rows_in_parts_give_the_same_numbers(monkeypatch: pytest.Monkey
         assert again.diagnostics[name] == pytest.approx(whole.diagnostics[name], rel=1e-12)
 
 
+def test_what_is_left_out_is_found_again_in_every_part():
+    values, examples = torch.randn(9, 30, generator=torch.Generator().manual_seed(8)), [0, 0, 0, 1, 1, 2, 2, 2, 2]
+    values[[0, 3, 5]] = 1.0
+    kinds = ["bos", "token", "token", "bos", "token", "bos", "token", "special", "special"]
+    parts = Activations(
+        [values[:2], values[2:3], values[3:8], values[8:]], "row d_mlp", site="blocks.0.mlp.post", index=table(examples, kinds)
+    )
+    alike(sparsity_indices(parts), sparsity_indices(site(values, table(examples, kinds))))
+    assert sparsity_indices(parts)["first token"].curves["hoyer"].tolist() == pytest.approx([0.0], abs=1e-12)
+
+
 def test_it_never_asks_for_more_than_a_batch(tiny: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     act.capture(tiny, [[7, 8, 9], [10, 11], [12]], ["blocks.*.mlp.post"], to=tmp_path / "some.acts", batch_tokens=3, progress=False)
 
