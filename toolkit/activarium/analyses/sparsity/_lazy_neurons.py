@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from activarium.activations import Activations
 from activarium.analyses.layer_sites import STACKS, column, examples_of, layer_number, layer_sites, refuse_strange
+from activarium.analyses.sparsity.row_kinds import EXCLUDED, kept, left_out, left_out_words, some_kept
 from activarium.errors import AxisError, InputError, NotFinite, UnknownName, UnknownSite
 from activarium.maths import bootstrap_interval
 from activarium.recording import Recording
@@ -19,7 +19,6 @@ from activarium.rows import Rows
 from activarium.summaries import Count, Survey
 
 TITLE = "Nonzero neurons, layer by layer"
-EXCLUDED = ("bos", "cls", "register", "special")
 ALWAYS = 99.9  # percent of nonzeros above which nothing rectifies: no trained ReLU layer comes near
 
 
@@ -89,7 +88,7 @@ def lazy_neurons(
         if example is not None:
             parts[f"{stack} rows".strip()] = _rows(sites, example, exclude)
         notes |= {f"{stack} {name}".strip(): value for name, value in _notes(sites, table, exclude).items()}
-        words += [*table.words(), *_left_out(sites, exclude), *_warnings(counts)]
+        words += [*table.words(), *left_out_words(next(iter(sites.values())), exclude), *_warnings(counts)]
     return Report(parts, tuple(words), title=TITLE, unit="percent", diagnostics=notes)
 
 
@@ -136,12 +135,7 @@ def counts_by_stack(survey: Survey) -> dict[str, dict[str, Count]]:
 
 
 def _counted(activations: Activations, exclude: Sequence[str]) -> Count:
-    keep = _kept(activations, exclude)
-    if not keep.any():
-        kinds = ", ".join(sorted({str(k) for k in column(activations, "kind", "token")})) or "none"
-        raise InputError(
-            f"No row is left to count: the rows have the kinds {kinds}, excluded are {', '.join(exclude)}. Exclude fewer kinds."
-        )
+    keep = some_kept(activations, exclude)
     examples, start = examples_of(activations), 0
     counts = Count()
     for batch in activations.batches():
@@ -153,10 +147,6 @@ def _counted(activations: Activations, exclude: Sequence[str]) -> Count:
     if counts.nan or counts.infinite:
         refuse_strange(activations, "They would count as firing.")
     return counts
-
-
-def _kept(activations: Activations, exclude: Sequence[str]) -> np.ndarray:
-    return ~np.isin(column(activations, "kind", "token").astype(str), list(exclude))
 
 
 class _Table:
@@ -235,7 +225,7 @@ def _rows(sites: Mapping[str, Activations], example: int, exclude: Sequence[str]
     """Nonzero neurons of each row of one example, NaN where the row is left out."""
     chosen = {site: activations.example(example) for site, activations in sites.items()}
     first = next(iter(chosen.values()))
-    keep = _kept(first, exclude)
+    keep = kept(first, exclude)
     counts = np.stack([(a.tensor != 0).sum(1).cpu().numpy() for a in chosen.values()]).astype(np.float64)
     tokens = tuple(str(t) for t in column(first, "text", "row"))
     return Overlay(
@@ -245,7 +235,7 @@ def _rows(sites: Mapping[str, Activations], example: int, exclude: Sequence[str]
 
 def _notes(sites: Mapping[str, Activations], table: _Table, exclude: Sequence[str]) -> dict[str, object]:
     first = next(iter(sites.values()))
-    return _figures(table) | {"excluded": _excluded(first, exclude), "dtype": str(first.dtype).removeprefix("torch.")}
+    return _figures(table) | {"excluded": left_out(first, exclude), "dtype": str(first.dtype).removeprefix("torch.")}
 
 
 def _figures(table: _Table) -> dict[str, object]:
@@ -258,16 +248,6 @@ def _figures(table: _Table) -> dict[str, object]:
         "rows": state.rows,
         "sequences": len(state.per_sequence),
     }
-
-
-def _excluded(activations: Activations, exclude: Sequence[str]) -> dict[str, int]:
-    found = Counter(column(activations, "kind", "token").astype(str).tolist())
-    return {kind: found.get(kind, 0) for kind in exclude}
-
-
-def _left_out(sites: Mapping[str, Activations], exclude: Sequence[str]) -> list[str]:
-    found = {k: n for k, n in _excluded(next(iter(sites.values())), exclude).items() if n}
-    return [f"Left out before counting: {', '.join(f'{n:,} {kind} rows' for kind, n in found.items())}."] if found else []
 
 
 def _warnings(counts: Mapping[str, Count]) -> list[str]:
