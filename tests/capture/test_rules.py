@@ -333,7 +333,10 @@ def test_tempered_attention_by_its_formula(family):
     warm = (rec[f"{stem}.scores"].example(0).tensor.detach() / 2).softmax(-1)
     by_pattern = torch.einsum("qhd,khd->hqk", g["z"], values)
     by_score = warm * (by_pattern - (warm * by_pattern).sum(-1, keepdim=True)) * rec.attention[stem].scaling
-    grouped = lambda t: t.unflatten(1, (-1, shared)).sum(2)  # noqa: E731
+
+    def grouped(heads):
+        return heads.unflatten(1, (-1, shared)).sum(2)
+
     assert near(g["q_rot"], torch.einsum("hqk,khd->qhd", by_score, keys) / 4)
     assert near(g["k_rot"], grouped(torch.einsum("hqk,qhd->khd", by_score, q)) / 4)
     assert near(g["v"], grouped(torch.einsum("hqk,qhd->khd", rec[f"{stem}.pattern"].example(0).tensor.detach(), g["z"])) / 2)

@@ -112,7 +112,7 @@ def test_what_no_secant_passes_is_refused():
 def test_secants_are_no_set_of_rules():
     """Who takes rules for single inputs must not be given what reads half of the batch as reference."""
     with pytest.raises(InputError, match=r"rules=Secant\(\) is neither a Rules nor the name of a set"):
-        as_rules(Secant())  # type: ignore[arg-type]
+        as_rules(Secant())
 
 
 def test_the_logarithmic_mean_by_hand_and_where_it_is_hard():

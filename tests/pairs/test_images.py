@@ -186,7 +186,7 @@ def test_what_cannot_be_changed_is_refused(vit, options: dict, wanted: str) -> N
 
 def test_an_unknown_corruption_and_an_unchanged_image_are_named(vit) -> None:
     with pytest.raises(UnknownName, match="No corruption of images called 'blurr'. Did you mean 'blur'"):
-        act.pairs.images(vit, noisy(1), "blurr")  # type: ignore[arg-type]
+        act.pairs.images(vit, noisy(1), "blurr")
     with pytest.raises(InputError, match="Image 1 is unchanged by how='mean'"):
         act.pairs.images(vit, [*noisy(1), np.full((32, 32, 3), 7, np.uint8)], "mean", patches=CELLS)
     with pytest.raises(InputError, match="Image 0 has no partner of another class among the 1 images; give other="):

@@ -187,7 +187,7 @@ def test_models_that_do_not_write_are_refused() -> None:
 
 def test_unknown_orders_and_corruptions_are_named(llama) -> None:
     with pytest.raises(UnknownName, match="No order of names called 'AABB'"):
-        act.pairs.ioi(llama, 2, order="AABB")  # type: ignore[arg-type]
+        act.pairs.ioi(llama, 2, order="AABB")
     with pytest.raises(UnknownName, match=r"No corruption of this task called 's2_to_i0'. Did you mean 's2_to_io'"):
         act.pairs.ioi(llama, 2, corruption="s2_to_i0")
     with pytest.raises(InputError, match="count=0 makes no pairs"):

@@ -16,14 +16,13 @@ PAIRS, ROWS, LATE = 8, 15, 10
 def grids(config: dict[str, Any], rounds: int, name: str) -> list[Row]:
     """Seconds of TransformerLens' loop over ours, for a layer × position grid of the residual stream."""
     what = f"exact patching grid, {name}, {config['n_layer']} blocks × {ROWS} positions, {PAIRS} pairs: TransformerLens' loop / ours"
-    try:
-        import transformer_lens  # noqa: F401
-    except ImportError:
-        return [absent(what, "transformer-lens is not installed", "≥ 30")]
     shapes = (("texts differ from token 10 on", LATE, "≥ 30"), ("no token shared", 0, "≥ 4"))
     os.environ["TQDM_DISABLE"] = "1"  # their loop draws a bar for every grid
     hf_model, model = wrapped(config)
-    lens = hooked_transformer(hf_model, config)
+    try:
+        lens = hooked_transformer(hf_model, config)
+    except ImportError:
+        return [absent(what, "transformer-lens is not installed", "≥ 30")]
     return [_beside(model, lens, config, f"{what}, {words}", first, goal, rounds) for words, first, goal in shapes]
 
 

@@ -125,7 +125,8 @@ def counts_by_stack(survey: Survey) -> dict[str, dict[str, Count]]:
         found: dict[str, dict[str, Count]] = {}
         for stack in STACKS:
             with suppress(UnknownName):  # another stack's model, or sites surveyed without Count
-                found[stack.rstrip(".")] = survey.find(f"{stack}blocks.*.{ending}", "Count")  # type: ignore[assignment]
+                counts = survey.find(f"{stack}blocks.*.{ending}", "Count")
+                found[stack.rstrip(".")] = {site: count for site, count in counts.items() if isinstance(count, Count)}
         if found:
             return found
     raise UnknownSite(
