@@ -54,7 +54,7 @@ def activation_patching(
         positions: `"each"` row is a node, `"all"` rows of a site together, the pairs' named `"places"`, or position numbers.
         units: `"all"` or numbers: each unit of the last axis (a neuron of `mlp.post`) is a node.
         normalise: Give shares of M+ - M-.
-        cells: Boolean, of the shape of the grid: run only these; the others are NaN.
+        cells: Boolean, of the shape of the grid: run only these; the others are NaN, or 0 where that is known.
         reuse: False runs every cell as a whole forward, known zeros included, to check the shortcuts.
         batch: Pairs whose base and source runs are kept at a time.
         memory: Bytes that the streams of cells run together may take.
