@@ -5,7 +5,7 @@ import torch
 
 import activarium as act
 from activarium import testing
-from activarium.edits import Add, Affine, Detach, Keep, Mean, ProjectOut, Scale, Set, SkipBlock, Where, Zero
+from activarium.edits import Add, Affine, Detach, Keep, Mean, ProjectOut, Scale, Set, SkipBlock, Threshold, Where, Zero
 from activarium.errors import InputError, UnknownName
 from activarium.metrics import logit_difference
 
@@ -39,6 +39,9 @@ UNIT = VECTOR / VECTOR.norm()
         (Affine(SITE, VECTOR, 1.0, 0.5), lambda x: 0.5 * x + 0.5 * (VECTOR * x + 1)),
         (Affine(SITE, torch.eye(32) * 2, 0.0), lambda x: 2 * x),
         (Keep(SITE, 3), lambda x: torch.where(x.abs() >= x.abs().topk(3).values[:, -1:], x, 0)),
+        (Threshold(SITE, 0.3), lambda x: torch.where(x.abs() > 0.3, x, 0)),
+        (Threshold(SITE, 0.1, signed=True), lambda x: torch.where(x > 0.1, x, 0)),
+        (Threshold(SITE, VECTOR.abs()), lambda x: torch.where(x.abs() > VECTOR.abs(), x, 0)),
         (Detach(SITE), lambda x: x),
     ],
 )

@@ -207,6 +207,23 @@ class Keep(Edit):
 
 
 @dataclass(frozen=True)
+class Threshold(Edit):
+    """Set every value to zero whose size is not above `threshold`: a number, or one per feature.
+
+    Attributes:
+        signed: Compare the value itself rather than its size, so that everything below zero goes as well (FATReLU).
+    """
+
+    site: str
+    threshold: Any
+    signed: bool = False
+
+    def change(self, values: Tensor) -> Tensor:
+        wide = _wide(values)
+        return torch.where((wide if self.signed else wide.abs()) > _like(self.threshold, wide), values, torch.zeros_like(values))
+
+
+@dataclass(frozen=True)
 class Replace(Edit):
     """Replace by what a function makes of the values, `row …` to the same shape. The only edit that is no plain data.
 
