@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from activarium.activations import Activations
-from activarium.analyses.sparsity.dropped import pieces
+from activarium.analyses.sparsity.dropped import even_blocks, pieces
 
 BLOCK = 256  # rows in one product: always the same, so that its rounding does not depend on how the rows came
 CLOSE = 0.01  # the search ends when CETT is this near below its target, as a share of it
@@ -82,14 +82,5 @@ class CettLayer:
         return (values.abs() <= limits for values in self._blocks())
 
     def _blocks(self) -> Iterator[Tensor]:
-        """The rows that count, in blocks of one size."""
-        waiting: list[Tensor] = []
-        for values, _ in pieces(self.neurons, self.exclude):
-            waiting.append(values.to(self.down.dtype))
-            if sum(map(len, waiting)) >= BLOCK:
-                joined = torch.cat(waiting)
-                whole = len(joined) - len(joined) % BLOCK
-                yield from joined[:whole].split(BLOCK)
-                waiting = [joined[whole:]]
-        if sum(map(len, waiting)):
-            yield torch.cat(waiting)
+        """The rows that count."""
+        return even_blocks((values.to(self.down.dtype) for values, _ in pieces(self.neurons, self.exclude)), BLOCK)

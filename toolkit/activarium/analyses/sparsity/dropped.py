@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +97,20 @@ def pieces(activations: Activations, exclude: Sequence[str], chosen: np.ndarray 
                 refuse_strange(activations, "It has no place in a ranking by size.")
             yield values, examples[start + some.numpy()]
         start += len(batch)
+
+
+def even_blocks(parts: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """The same rows in blocks of one size, so that no rounding depends on how they were cut; the last block may be shorter."""
+    waiting: list[Tensor] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= size:
+            joined = torch.cat(waiting)
+            whole = len(joined) - len(joined) % size
+            yield from joined[:whole].split(size)
+            waiting = [joined[whole:]]
+    if sum(map(len, waiting)):
+        yield torch.cat(waiting)
 
 
 def _by_site(plan: Plan) -> dict[Activations, list[tuple[Definition, int]]]:
