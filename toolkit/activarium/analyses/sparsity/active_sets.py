@@ -83,17 +83,21 @@ class ActiveSets:
 
 @dataclass(frozen=True, eq=False)
 class Fired:
-    """Whole-number counts of one layer.
+    """Counts of one layer.
 
     Attributes:
         fires: Rows in which each neuron is active, `(half, neuron)`; a half is every second sequence.
         rows: Rows of each half.
         sums: Per sequence: active neurons, neurons in all, and over rows that follow another: active in both, active.
+        contribution: Σ over the rows in which each neuron is active of |contribution|.
+        energy: Σ over all rows of its squared contribution.
     """
 
     fires: np.ndarray
     rows: np.ndarray
     sums: np.ndarray
+    contribution: np.ndarray
+    energy: np.ndarray
 
     @property
     def rates(self) -> np.ndarray:
@@ -122,13 +126,16 @@ def fired(sets: ActiveSets) -> Fired:
         InputError: All but no neurons are not zero, so that this is no set.
     """
     fires, rows, sums = np.zeros((2, sets.width), np.int64), np.zeros(2, np.int64), []
+    contribution, energy = np.zeros((2, sets.width))
     for example in sets.examples():
         active, half = example.active, example.number % 2
         fires[half] += active.sum(0).cpu().numpy()
         rows[half] += len(active)
+        contribution += torch.where(active, example.energy.sqrt(), 0).sum(0).cpu().numpy()
+        energy += example.energy.sum(0).cpu().numpy()
         both = (active[1:] & active[:-1])[example.follows[1:]]
         sums.append([int(active.sum()), active.numel(), int(both.sum()), int(active[example.follows].sum())])
-    found = Fired(fires, rows, np.array(sums))
+    found = Fired(fires, rows, np.array(sums), contribution, energy)
     if sets.share is None and found.density >= ALMOST_ALL:
         raise InputError(
             f"{sets.neurons.site}: {100 * found.density:.2f} % of the neurons are not zero, as after a smooth activation (GELU, SiLU). "
