@@ -3,6 +3,8 @@
 from activarium.dictionaries.codes import Codes
 from activarium.dictionaries.design import Design, Origin
 from activarium.dictionaries.read import load, save
+from activarium.dictionaries.recipe import Recipe
 from activarium.dictionaries.sae import SAE
+from activarium.dictionaries.training import Trained, train
 
-__all__ = ["SAE", "Codes", "Design", "Origin", "load", "save"]
+__all__ = ["SAE", "Codes", "Design", "Origin", "Recipe", "Trained", "load", "save", "train"]
