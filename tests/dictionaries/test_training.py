@@ -68,7 +68,7 @@ def test_planted_atoms_are_found_and_none_where_columns_are_shuffled(kind, data)
     generator = torch.Generator().manual_seed(1)
     shuffled = torch.stack([column[torch.randperm(len(rows), generator=generator)] for column in rows.T], 1)
     recipe = Recipe(ATOMS, kind, learning_rate=2e-3, dead_after=20_000, **RECIPES[kind])
-    assert likeness(atoms, learner(recipe, rows).sae.directions) < 0.45  # where it begins
+    assert likeness(atoms, learner(recipe, rows).sae.directions.detach()) < 0.45  # where it begins
     made = train(recording(rows), SITE, recipe, batch=1024, steps=1500, progress=False)
     control = train(recording(shuffled), SITE, recipe, batch=1024, steps=600, progress=False)
     assert likeness(atoms, made.sae.directions) > 0.9
@@ -276,11 +276,11 @@ def test_dead_features_come_back():
         with torch.no_grad():
             one.sae.b_enc[:32] = -3.0  # seldom reached, and then not among the four largest
         for (x, y), _ in zip(RowSource(recording(rows)[SITE]).batches(500, 0), range(150), strict=False):
-            one.steps = 10_000  # no falling learning rate
+            one.steps = 1000  # the learning rate does not fall yet
             one.learn(x, y)
     revived, left = (int(one.dead.sum()) for one in held)
-    assert left > 24
-    assert revived < 8
+    assert left > 16
+    assert revived < left / 3, (revived, left)
 
 
 @pytest.mark.parametrize(
