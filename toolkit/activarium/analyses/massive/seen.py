@@ -31,3 +31,11 @@ def seen_keys(recording: Recording, site: str, tile: Tile, place: int) -> Tensor
         return mask
     own = opened(spec.mask[min(place, len(spec.mask) - 1)][:, tile.queries, :keys]).any(0)
     return mask & own.to(mask.device) if own.shape == mask.shape else mask & torch.broadcast_to(own.to(mask.device), mask.shape)
+
+
+def rows_ahead(recording: Recording, site: str) -> bool:
+    """Can a query of this attention see keys behind it?"""
+    for tile in recording[site].tiles(queries=1 << 30, heads=1 << 20):
+        if tile.values.shape[-1] > 1:
+            return bool(seen_keys(recording, site, tile, 0).triu(1).any())
+    return False
