@@ -70,7 +70,7 @@ def massive_beginnings(
         parts[f"{stack} ratio".strip()] = _ratio(made)
         for name, report in made.items():
             parts |= {f"{stack} {part} {name}".strip(): report[part] for part in ("hits", "dimensions", "largest", "sizes")}
-        words += [f"{stack}: {line}" if stack else line for line in _words(policies)]
+        words += [f"{stack}: {line}" if stack else line for line in _words(policies, absolute, ratio)]
     notes = {"absolute": absolute, "ratio": ratio, "sequences": len(next(iter(encoded.values())))}
     return Report(parts, tuple(words), title="Massive activations with and without BOS", unit="model units", diagnostics=notes)
 
@@ -109,7 +109,7 @@ def _ratio(made: Mapping[str, Report]) -> Series:
     return Series(x, curves, "layer", bands, title="Largest size over median", unit="times the median")
 
 
-def _words(policies: Ranking) -> list[str]:
+def _words(policies: Ranking, absolute: float, ratio: float) -> list[str]:
     c, (with_bos, without) = policies.columns, policies.values.tolist()
     verdict = {
         (True, True): "massive activations with BOS and without",
@@ -117,7 +117,7 @@ def _words(policies: Ranking) -> list[str]:
         (False, True): "massive activations only without BOS",
         (False, False): "none, neither with BOS nor without",
     }[with_bos > 0, without > 0]
-    said = [f"{verdict}."]
+    said = [f"{verdict} (|h| > {absolute:g} and at least {ratio:g} times the sequence's median)."]
     for i, name in enumerate(policies.names):
         found = f"{policies.values[i]:,} in {c['share of sequences'][i]:.0%} of the sequences, dims {c['dimensions'][i]}, mostly at rows of the class {c['where'][i]!r}"
         said.append(f"{name}: {found if policies.values[i] else 'none'}; the largest is {c['largest ratio'][i]:,.0f} times the median.")
