@@ -10,15 +10,14 @@ import pandas
 
 from activarium.activations import Activations
 from activarium.analyses.layer_sites import layer_number, layer_sites, refuse_strange
+from activarium.analyses.layers.block_ends import Blocks, block_ends
+from activarium.analyses.layers.intervals import Intervals
 from activarium.analyses.layers.redundancy import CALM, MEASURES, Pair, check_width, groups_of, spans, sums
 from activarium.analyses.layers.removal import Removal, remove_each
 from activarium.errors import InputError
-from activarium.maths import bootstrap_interval
 from activarium.protocols import Runner
 from activarium.recording import Recording
 from activarium.results import Grid, Report, Result, Series
-
-Blocks = dict[str, tuple[Activations, Activations]]  # `blocks.3` → input, output
 
 
 def block_influence(
@@ -81,8 +80,8 @@ def block_influence(
     """
     if (model is None) != (inputs is None):
         raise InputError("The cost of removing a block needs both model= and inputs=. Give both, or neither.")
-    stacks = {stack: _blocks(recording, stack, sites) for stack, sites in layer_sites(recording, ("resid_post",), "row d_model").items()}
-    draw = _Intervals(confidence, resamples, seed)
+    stacks = {stack: block_ends(recording, stack, sites) for stack, sites in layer_sites(recording, ("resid_post",), "row d_model").items()}
+    draw = Intervals(confidence, resamples, seed)
     parts: dict[str, Result] = {}
     words, notes = [], {"confidence": confidence, "seed": seed, "without": list(without)}
     for stack, blocks in stacks.items():
@@ -96,48 +95,8 @@ def block_influence(
     return Report(parts, tuple(words), title="Block influence", diagnostics=notes)
 
 
-class _Intervals:
-    """Mean and interval of a ratio of sums, `(sequence, block)`, always with the same draws of sequences."""
-
-    def __init__(self, confidence: float, resamples: int, seed: int) -> None:
-        self.options = {"confidence": confidence, "resamples": resamples, "seed": seed}
-
-    def __call__(self, above: np.ndarray, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        below = np.broadcast_to(below, above.shape)
-        total = below.sum(0)
-        some = total > 0  # a kind whose rows are all zero vectors has nothing to draw
-        ends = np.full((2, len(total)), np.nan)
-        if some.any():
-            ends[:, some] = bootstrap_interval(above[:, some], below[:, some], **self.options)[:2]
-        return np.divide(above.sum(0), total, out=np.full(len(total), np.nan), where=some), ends
-
-    def series(self, numbers: np.ndarray, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, unit: str) -> Series:
-        """A curve with its band for each pair of sums."""
-        made = {name: self(*pair) for name, pair in curves.items()}
-        values, bands = {n: m[0] for n, m in made.items()}, {n: m[1] for n, m in made.items()}
-        return Series(numbers, values, "block", bands, title=title, unit=unit)
-
-
-def _blocks(recording: Recording, stack: str, outputs: Mapping[str, Activations]) -> Blocks:
-    """Input and output of each block of a stack, as they really were."""
-    found: Blocks = {}
-    before = f"{stack}.embed".strip(".")
-    for i, (site, output) in enumerate(outputs.items()):
-        block = site.removesuffix(".resid_post")
-        number = layer_number(site, i)
-        previous = before if number == 0 else site.replace(f"blocks.{number}.", f"blocks.{number - 1}.")
-        name = next((n for n in (f"{block}.resid_pre", previous) if n in recording), None)
-        if name is None:
-            raise InputError(
-                f"What {block} was given is not in this recording: neither {block}.resid_pre nor {previous}. "
-                'Read both ends: model.run(inputs, read=["blocks.*.resid_pre", "blocks.*.resid_post"]).'
-            )
-        found[block] = recording[name], output
-    return found
-
-
 def _of_stack(
-    recording: Recording, blocks: Blocks, without: Sequence[int], draw: _Intervals
+    recording: Recording, blocks: Blocks, without: Sequence[int], draw: Intervals
 ) -> tuple[dict[str, Result], list[str], dict[str, Any]]:
     first = next(iter(blocks.values()))[0]
     check_width(first, without)
@@ -203,7 +162,7 @@ def _angles(turned: np.ndarray, names: list[str], where: str) -> Grid:
 
 
 def _removal(
-    model: Runner, inputs: Any, blocks: Blocks, influence: Result, draw: _Intervals, progress: bool
+    model: Runner, inputs: Any, blocks: Blocks, influence: Result, draw: Intervals, progress: bool
 ) -> tuple[dict[str, Result], list[str], dict[str, Any]]:
     cost: Removal = remove_each(model, inputs, list(blocks), progress)
     assert isinstance(influence, Series)
