@@ -12,28 +12,11 @@ from activarium.activations import Activations
 from activarium.edits import SkipBlock
 from activarium.errors import InputError, NotFinite, UnknownSite
 from activarium.recording import Recording
-from activarium.rows import Rows
+
+from .stacks_by_hand import chain, table
 
 block_influence = act.analyses.block_influence
 ENDS = ["blocks.*.resid_pre", "blocks.*.resid_post"]
-
-
-def table(lengths: tuple[int, ...], kinds: list[str] | None = None) -> Rows:
-    count = sum(lengths)
-    columns = {
-        "example": np.repeat(np.arange(len(lengths)), lengths),
-        "position": np.concatenate([np.arange(n) for n in lengths]),
-        "kind": np.array(kinds or ["token"] * count, dtype=object),
-    }
-    return Rows(columns)
-
-
-def chain(*states: torch.Tensor, rows: Rows | None = None, cut: tuple[int, ...] = ()) -> Recording:
-    """A stack whose first state is `embed` and whose later ones are what each block gives."""
-    rows = rows or table((len(states[0]),))
-    names = ["embed", *(f"blocks.{i}.resid_post" for i in range(len(states) - 1))]
-    parts = [torch.tensor_split(s, list(cut)) if cut else s for s in states]
-    return Recording({n: Activations(p, "row d_model", site=n, index=rows) for n, p in zip(names, parts, strict=True)}, {"": rows})
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def sums(pair: Pair, groups: Mapping[str, np.ndarray], without: Sequence[int]) -
         chosen = member[start : start + len(before)][real.cpu().numpy()].astype(np.float64)
         found.append(chosen.T @ values)
         counts.append(chosen.sum(0))
-    order = _by_number(x)
+    order = by_number(x)
     return np.stack(found)[order], np.stack(counts)[order], zeros
 
 
@@ -87,7 +87,7 @@ def spans(inputs: Sequence[Activations], outputs: Sequence[Activations], without
             for last in range(first, depth):
                 turned = angles(begin, ends[last]).cpu().numpy()
                 made[start : start + len(here), first, last - first] = _means(turned, owner, len(here))
-    return made[_by_number(inputs[0])], said
+    return made[by_number(inputs[0])], said
 
 
 def answering_rows(index: Activations) -> tuple[list[np.ndarray], str]:
@@ -102,7 +102,7 @@ def answering_rows(index: Activations) -> tuple[list[np.ndarray], str]:
     return [rows[kinds[rows] == "patch"] for rows in each], "the patches of each image"
 
 
-def check_width(activations: Activations, without: Sequence[int]) -> None:
+def check_width(activations: Activations, without: Sequence[int], argument: str = "without") -> None:
     """Refuse features that are not there.
 
     Raises:
@@ -111,10 +111,10 @@ def check_width(activations: Activations, without: Sequence[int]) -> None:
     width = activations.shape[-1]
     strange = [f for f in without if not 0 <= f < width]
     if strange:
-        raise InputError(f"{activations.site} has features 0 to {width - 1}; without= names {strange[0]}. Choose among those.")
+        raise InputError(f"{activations.site} has features 0 to {width - 1}; {argument}= names {strange[0]}. Choose among those.")
 
 
-def _by_number(index: Activations) -> np.ndarray:
+def by_number(index: Activations) -> np.ndarray:
     """The places of the sequences in the order of their example numbers: a store may hold them in another one."""
     examples = examples_of(index)
     return np.argsort(examples[np.flatnonzero(np.diff(examples, prepend=-1))], kind="stable")
