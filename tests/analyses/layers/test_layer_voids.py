@@ -240,7 +240,7 @@ def test_the_words_say_what_was_found():
     assert "at alpha 0.8 a row has 60% of its layers active" in report.words[0]
     assert "blocks.3 is active for the fewest rows (0%), blocks.0 for the most (100%)." in report.words
     assert "first rows have 60% active, rows without first and special rows 60%." in report.words
-    assert "Active layers of example 0" in report._repr_html_()
+    assert "Active layers (1) and voids (0) of example 0" in report._repr_html_()
 
 
 def test_refusals(states):

@@ -169,7 +169,7 @@ class _Trace:
         masks = {"first or special": np.repeat(apart[rows, None], len(self.names), 1)}
         who = f"of example {self.example}, rows called by the token {'processed' if self.align == 'input' else 'produced'}"
         grids = {
-            "voids": (verdict.astype(np.float64), f"Active layers {who}", "1 active, 0 void"),
+            "voids": (verdict.astype(np.float64), f"Active layers (1) and voids (0) {who}", "active"),
             "progress": (progress.numpy(), f"How much longer each layer makes the state, {who}", "model units"),
             "thresholds": (thresholds(progress, alpha).numpy(), f"What each layer's progress is held against, {who}", "model units"),
         }
