@@ -43,6 +43,10 @@ class Runner(Protocol):
         """While it is open, these blocks do not run and hand their input on."""
         ...
 
+    def untrained(self, seed: int = 0) -> Runner:
+        """The same architecture with fresh random weights."""
+        ...
+
 
 @runtime_checkable
 class Rerun(Protocol):

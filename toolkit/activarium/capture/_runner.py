@@ -425,6 +425,21 @@ class TorchRunner:
             finally:
                 self._gone = before
 
+    def untrained(self, seed: int = 0) -> TorchRunner:
+        """The same architecture with fresh random weights, as its library makes them; this model is left alone.
+
+        It has the same sites, in the same places, but is not certified: blocks that add next to nothing cannot be told apart.
+
+        Args:
+            seed: Draws the weights; torch's own generator is left alone.
+
+        Raises:
+            InputError: The model is quantised, none of transformers' own, or not what its config says.
+        """
+        from activarium.capture._untrained import untrained
+
+        return untrained(self, seed)
+
     @cached_property
     def weights(self) -> dict[str, tuple[str, str, Any]]:
         """Every named weight, with the module that holds it and how it lies there."""

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from activarium.activations import Activations
-from activarium.analyses.layer_sites import column, examples_of, layer_number, layer_sites, refuse_strange
-from activarium.analyses.layers.block_ends import block_ends
+from activarium.analyses.layer_sites import column, examples_of, layer_sites
 from activarium.analyses.layers.evidence import on_grid, picture
 from activarium.analyses.layers.intervals import Intervals
-from activarium.analyses.layers.norm_progress import Tally, active, tally, thresholds
-from activarium.analyses.layers.redundancy import CALM, SPECIAL, check_width, groups_of
+from activarium.analyses.layers.norm_progress import Tally, active, states_of, tally, thresholds
+from activarium.analyses.layers.redundancy import CALM, SPECIAL, groups_of
 from activarium.errors import InputError
 from activarium.recording import Recording
 from activarium.results import Grid, Overlay, Report, Result, Series
@@ -91,7 +90,7 @@ def layer_voids(
     words: list[str] = []
     notes: dict[str, Any] = {"alpha": alpha, "align": align, "exclude_dims": list(exclude_dims), "confidence": CONFIDENCE, "seed": seed}
     for stack, sites in stacks.items():
-        trace = _Trace(stack, _states(recording, stack, sites, exclude_dims), align, example)
+        trace = _Trace(stack, states_of(recording, stack, sites, exclude_dims), align, example)
         counted = tally(trace.states, trace.groups, alpha, alphas, exclude_dims, trace.example)
         made = trace.shown(counted, alpha, image) | trace.over_all(counted, alphas, Intervals(CONFIDENCE, 1000, seed))
         parts |= {f"{stack} {name}".strip(): part for name, part in made.items()}
@@ -108,22 +107,6 @@ def _check(alpha: float, alphas: Sequence[float], align: str) -> None:
     if strange or not len(alphas):
         found = f"found {strange[0]}" if strange else "alphas is empty"
         raise InputError(f"alpha is a share of a range, 0 or more (the paper takes 0.8); {found}.")
-
-
-def _states(recording: Recording, stack: str, sites: Any, exclude: Sequence[int]) -> dict[str, Activations]:
-    """What enters the first block, then what leaves each block, all finite."""
-    numbers = [layer_number(site, i) for i, site in enumerate(sites)]
-    if numbers != list(range(len(numbers))):
-        raise InputError(
-            f"The range goes over all layers before one, but this recording has blocks {', '.join(map(str, numbers))}. "
-            'Read all of them: model.run(inputs, read=["embed", "blocks.*.resid_post"]).'
-        )
-    ends = block_ends(recording, stack, sites)
-    states = {"": next(iter(ends.values()))[0]} | {name: output for name, (_, output) in ends.items()}
-    check_width(states[""], exclude, "exclude_dims")
-    for state in states.values():
-        refuse_strange(state, "Its length is not known.")
-    return states
 
 
 class _Trace:

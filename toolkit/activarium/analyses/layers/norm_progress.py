@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from activarium.activations import Activations
-from activarium.analyses.layer_sites import by_example
-from activarium.analyses.layers.redundancy import by_number
+from activarium.analyses.layer_sites import by_example, layer_number, refuse_strange
+from activarium.analyses.layers.block_ends import block_ends
+from activarium.analyses.layers.redundancy import by_number, check_width
+from activarium.errors import InputError
+from activarium.recording import Recording
 
 
 def lengths(values: Tensor, exclude: Sequence[int] = ()) -> Tensor:
@@ -35,6 +38,27 @@ def thresholds(progress: Tensor, alpha: float) -> Tensor:
 def active(progress: Tensor, alpha: float) -> Tensor:
     """Which layers are no voids, boolean `row layer`."""
     return progress >= thresholds(progress, alpha)
+
+
+def states_of(recording: Recording, stack: str, sites: Mapping[str, Activations], exclude: Sequence[int]) -> dict[str, Activations]:
+    """What enters the first block, then what leaves each block, all finite.
+
+    Raises:
+        InputError: Blocks are missing, or a dimension that is left out.
+        NotFinite: NaN or infinite numbers.
+    """
+    numbers = [layer_number(site, i) for i, site in enumerate(sites)]
+    if numbers != list(range(len(numbers))):
+        raise InputError(
+            f"The range goes over all layers before one, but this recording has blocks {', '.join(map(str, numbers))}. "
+            'Read all of them: model.run(inputs, read=["embed", "blocks.*.resid_post"]).'
+        )
+    ends = block_ends(recording, stack, sites)
+    states = {"": next(iter(ends.values()))[0]} | {name: output for name, (_, output) in ends.items()}
+    check_width(states[""], exclude, "exclude_dims")
+    for state in states.values():
+        refuse_strange(state, "Its length is not known.")
+    return states
 
 
 def progress_by_example(states: Sequence[Activations], exclude: Sequence[int]) -> Iterator[tuple[int, int, Tensor]]:
