@@ -90,6 +90,9 @@ def test_one_group_is_not_cut_and_a_higher_half_is_no_outlier():
     halves = split(np.concatenate([bulk(1000), bulk(1000, 1) * 1.6]))
     assert halves.evidence > 10 and not halves.clear  # two groups, but not twice the norm
     assert not split(np.concatenate([bulk(200), bulk(1800, 1) * 8])).clear  # the higher one is most of them
+    buried = np.random.default_rng(0).normal([0.0] * 20, 0.1)  # a few tokens inside the tail of all others: no cut between the groups
+    found = split(np.exp(np.concatenate([np.random.default_rng(1).normal(0, 0.3, 20000), 1 + buried])))
+    assert not found.clear and not (found.at <= found.low or found.at >= found.high)
     assert not split(np.ones(500)).clear
     assert not split(np.array([1.0, 9.0])).clear
 

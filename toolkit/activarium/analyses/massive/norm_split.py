@@ -19,7 +19,7 @@ class Split:
     """Two Gaussians fitted to log norms, beside one.
 
     Attributes:
-        at: Norm at which both explain a token equally well.
+        at: Norm between the two at which both explain a token equally well; NaN where there is none.
         low: Typical norm of the lower group.
         high: Typical norm of the higher group.
         share: Share of the tokens in the higher group.
@@ -37,7 +37,7 @@ class Split:
     @property
     def clear(self) -> bool:
         """Is there a second group above: apart, with evidence, a minority, and with at least twice the norm?"""
-        return self.apart > APART and self.evidence > EVIDENCE and self.share < 0.5 and self.high >= TIMES * self.low
+        return self.at > 0 and self.apart > APART and self.evidence > EVIDENCE and self.share < 0.5 and self.high >= TIMES * self.low
 
 
 def split(norms: np.ndarray, seed: int = 0) -> Split:
@@ -59,8 +59,9 @@ def split(norms: np.ndarray, seed: int = 0) -> Split:
     low, high = np.argsort(means)
     between = np.linspace(means[low], means[high], 1001)
     passed = two.predict_proba(between[:, None])[:, high] >= 0.5
+    divided = passed[-1] and not passed[0]  # else one group outweighs the other even at the other's own mean: there is no cut
     return Split(
-        at=float(np.exp(between[int(passed.argmax())])),
+        at=float(np.exp(between[int(passed.argmax())])) if divided else float("nan"),
         low=float(np.exp(means[low])),
         high=float(np.exp(means[high])),
         share=float(two.weights_[high]),
