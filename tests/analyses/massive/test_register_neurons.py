@@ -103,7 +103,7 @@ def test_registers_stand_at_their_own_mean_at_every_block():
     assert sorted(set(rows["position"][rows["kind"] == "register"])) == [1, 2, 3]
     for site in sites:
         for position in (1, 2, 3):
-            here = torch.from_numpy((rows["position"] == position).to_numpy())
+            here = torch.tensor((rows["position"] == position).to_list())
             assert torch.allclose(after[site].tensor[here], plain[site].tensor[here].mean(0), atol=1e-6)
 
 
