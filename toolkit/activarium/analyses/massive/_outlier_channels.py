@@ -32,7 +32,7 @@ def outlier_channels(
     draws: int = 5,
     seed: int = 0,
 ) -> Report:
-    """Which input channels of the linear layers are so large that they decide what quantisation costs?
+    """Which input channels of linear layers are so large that they decide quantisation?
 
     Everything about activations is gathered in one pass, example by example; with `model` the weights are quantised by simulation
     (groups of input channels, one zero point each), and the error of each layer's output follows exactly from XᵀX.
