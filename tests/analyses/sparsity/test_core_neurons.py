@@ -123,8 +123,10 @@ def test_disjoint_sentences_share_nothing_and_a_sentence_said_twice_is_itself():
 def test_similarity_is_of_all_neurons_involved():
     assert similarity(np.array([1, 2, 3]), np.array([3, 4])) == 0.25
     assert np.isnan(similarity(np.array([], int), np.array([], int)))
-    assert np.isnan(similarities([np.array([], int), np.array([1])], 3)[0, 0])
-    assert similarities([np.array([], int), np.array([1])], 3)[0, 1] == 0.0
+    cores = [np.array([], int), np.array([1]), np.array([0, 1])]
+    table = similarities(cores, cores, 3)
+    assert np.isnan(table[0, 0])
+    assert table[1:].tolist() == [[0.0, 1.0, 0.5], [0.0, 0.5, 1.0]]
 
 
 @pytest.mark.parametrize("rule", ["paper", "shared_k"])
@@ -146,14 +148,14 @@ def test_the_stability_curve_says_where_the_core_changes():
     assert series.curves["all"].tolist() == [0.0, 0.0, 1.0, 1.0]  # at 20 tokens both are tied and the lower numbers stay
     assert series.curves["next"][:3].tolist() == [1.0, 0.0, 1.0]
     assert np.isnan(series.curves["next"][3])
-    assert series.curves["sentences"].tolist() == [1, 1, 1, 1]
+    assert series.diagnostics["sentences"] == (1, 1, 1, 1)
 
 
 def test_curves_are_means_over_the_sentences_that_are_long_enough():
     values = torch.zeros(12, 10)
     values[:8, :5], values[8:, 5:] = 1.0, 1.0
     series = core_neurons(site(values, [8, 4]), alpha=1.0, beta=0.5, every=4)["stability"]
-    assert series.curves["sentences"].tolist() == [2, 1]
+    assert series.diagnostics["sentences"] == (2, 1)
     assert series.curves["all"].tolist() == [1.0, 1.0]
 
 

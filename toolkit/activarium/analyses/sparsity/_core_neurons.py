@@ -60,7 +60,7 @@ def core_neurons(
         A report with `neurons` (ranking by the number of sentences whose core they are), `layers` (size of the cores, short
         sentences, mean similarity of two sentences), `similarity` (grid sentence by sentence, averaged over layers: neurons in both
         cores over neurons in either), `stability` (the same similarity between a sentence's first m tokens and its first m + d, and
-        between the first m and all, averaged over layers and over the sentences that are long enough, with how many those are),
+        between the first m and all, averaged over layers and over the sentences that are long enough; how many those are is in its `diagnostics`),
         and if asked for `rows` and `rows in the sentence's core`. A model with several stacks has each part once per stack.
 
     Raises:
@@ -121,7 +121,7 @@ class _Table:
             curves.append([found[e][1] for e in self.examples])
         self.curves = np.stack([_under(layer) for layer in curves])  # layer, sentence, (next, all), place
         self.width = len(next(iter(self.cores.values()))[0].counts)
-        self.pairs = np.stack([similarities([c.neurons for c in cores], self.width) for cores in self.cores.values()])
+        self.pairs = np.stack([_among([c.neurons for c in cores], self.width) for cores in self.cores.values()])
 
     def _prefixes(self, values: torch.Tensor) -> tuple[Core, np.ndarray]:
         """The core of a sentence, and how similar those of its beginnings are to the next one and to the whole: `(2, place)`."""
@@ -154,10 +154,11 @@ class _Table:
             ),
             "stability": Series(
                 places,
-                {**curves, "sentences": known.sum(0)},
+                curves,
                 "tokens",
                 title=f"Core of the first tokens beside that of {self.every} more, and of all",
                 unit="share",
+                diagnostics={"sentences": known.sum(0).tolist()},
             ),
         }
 
@@ -255,6 +256,10 @@ def _under(curves: Sequence[np.ndarray]) -> np.ndarray:
     for row, curve in zip(made, curves, strict=True):
         row[:, : curve.shape[1]] = curve
     return made
+
+
+def _among(cores: Sequence[np.ndarray], width: int) -> np.ndarray:
+    return similarities(cores, cores, width)
 
 
 def _mean(values: np.ndarray) -> float:

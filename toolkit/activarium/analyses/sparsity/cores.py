@@ -143,14 +143,19 @@ def similarity(first: np.ndarray, second: np.ndarray) -> float:
     return len(np.intersect1d(first, second)) / either if either else float("nan")
 
 
-def similarities(cores: Sequence[np.ndarray], width: int) -> np.ndarray:
-    """`similarity` of every core with every other, `(core, core)`; NaN where both are empty."""
-    member = np.zeros((len(cores), width), np.float32)  # whole numbers, exact to 2^24
+def similarities(first: Sequence[np.ndarray], second: Sequence[np.ndarray], width: int) -> np.ndarray:
+    """`similarity` of each core with each of others, `(first, second)`; NaN where both are empty."""
+    one, other = (_members(cores, width) for cores in (first, second))
+    both = (one @ other.T).astype(np.float64)
+    either = one.sum(1, dtype=np.float64)[:, None] + other.sum(1, dtype=np.float64) - both
+    return np.divide(both, either, out=np.full(both.shape, np.nan), where=either > 0)
+
+
+def _members(cores: Sequence[np.ndarray], width: int) -> np.ndarray:
+    member = np.zeros((len(cores), width), np.float32)  # products of these are whole numbers, exact to 2^24
     for row, neurons in zip(member, cores, strict=True):
         row[neurons] = 1
-    both, size = (member @ member.T).astype(np.float64), member.sum(1, dtype=np.float64)
-    either = size[:, None] + size - both
-    return np.divide(both, either, out=np.full(both.shape, np.nan), where=either > 0)
+    return member
 
 
 def whole(number: float) -> int:
