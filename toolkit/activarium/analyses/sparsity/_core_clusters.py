@@ -80,8 +80,8 @@ def core_clusters(
         >>> from activarium.activations import Activations
         >>> from activarium.rows import Rows
         >>> acts = Activations(torch.eye(4).repeat(2, 1), "row d_mlp", site="blocks.0.mlp.post", index=Rows({"example": np.arange(8)}))
-        >>> core_clusters(acts, clusters=4, gamma=0.25, beta=0.25)["similarity"].values.trace()
-        4.0
+        >>> core_clusters(acts, clusters=4, gamma=0.25, beta=0.25).diagnostics["nearest is own"]
+        1.0
     """
     settings = Settings(alpha, beta)
     if not 0 <= gamma <= 1:
