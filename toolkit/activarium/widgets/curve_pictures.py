@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from activarium.pictures import number
+from activarium.widgets.lettering import Words, lettered
 
 WIDTH, HEIGHT, FINE = 640, 260, 2
 LEFT, RIGHT, TOP, BELOW, LINE = 64, 12, 24, 34, 17
@@ -48,7 +49,7 @@ def raster(
     for row, at in enumerate(shown):
         y = TOP + HEIGHT + BELOW + LINE * row + LINE / 2
         canvas.line(np.array([LEFT, LEFT + 26]), np.array([y, y]), COLOURS[at % len(COLOURS)], 1.2, DASHES[at % len(DASHES)])
-    return _written(canvas.finished(), spec, shown, (bend_x.ends, bend_y.ends))
+    return lettered(canvas.finished(), _words(spec, shown, (bend_x.ends, bend_y.ends)))
 
 
 class _Bend:
@@ -149,25 +150,14 @@ class _Canvas:
                     self.pixels[lines.clip(0, high - 1), columns.clip(0, wide - 1)] = colour
 
 
-def _written(pixels: np.ndarray, spec: Mapping[str, Any], shown: Sequence[int], ends: tuple[Ends, Ends]) -> np.ndarray:
-    try:
-        from PIL import Image, ImageDraw, ImageFont
-    except ImportError:
-        return pixels
-    picture = Image.fromarray(pixels)
-    brush, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
-
-    def write(x: float, y: float, words: str, anchor: str = "lm") -> None:
-        brush.text((x, y), "".join(c if c.isprintable() else "·" for c in words[:90]), "#222", font=font, anchor=anchor)
-
+def _words(spec: Mapping[str, Any], shown: Sequence[int], ends: tuple[Ends, Ends]) -> Iterator[Words]:
     (left, right), (low, high) = ends
-    named = spec["names"]
-    x_words = [named[0], named[-1]] if named else [number(left), number(right)]
-    write(4, 10, f"{spec['title']}{' · ' + spec['unit'] if spec['unit'] else ''}")
-    for y, value in ((TOP + HEIGHT - 1, low), (TOP, high)):
-        write(LEFT - 6, y, number(value), "rm")
-    for x, words, anchor in ((LEFT, x_words[0], "lm"), (LEFT + WIDTH, x_words[1], "rm"), (LEFT + WIDTH / 2, spec["x_label"], "mm")):
-        write(x, TOP + HEIGHT + 12, words, anchor)
+    names = spec["names"]
+    first, last = (names[0], names[-1]) if names else (number(left), number(right))
+    yield 4, 10, f"{spec['title']}{' · ' + spec['unit'] if spec['unit'] else ''}", "lm"
+    yield LEFT - 6, TOP + HEIGHT - 1, number(low), "rm"
+    yield LEFT - 6, TOP, number(high), "rm"
+    for x, words, anchor in ((LEFT, first, "lm"), (LEFT + WIDTH, last, "rm"), (LEFT + WIDTH / 2, spec["x_label"], "mm")):
+        yield x, TOP + HEIGHT + 12, words, anchor
     for row, at in enumerate(shown):
-        write(LEFT + 34, TOP + HEIGHT + BELOW + LINE * row + LINE / 2, spec["curves"][at])
-    return np.asarray(picture)
+        yield LEFT + 34, TOP + HEIGHT + BELOW + LINE * row + LINE / 2, spec["curves"][at], "lm"

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { bent, extentOf, scaleFor, shareAt, ticksFor } from "../shared/scale.ts";
 import {
   barAt,
   barEnds,
@@ -11,7 +12,6 @@ import {
   withGround,
 } from "./draw.ts";
 import { penOf, tickWords } from "./paint.ts";
-import { bent, extentOf, scaleFor, shareAt, ticksFor } from "./scale.ts";
 
 const of = (...values: number[]) => Float64Array.from(values);
 const scale = (low: number, high: number, log: boolean, least = Math.min(Math.abs(low) || high, Math.abs(high))) =>

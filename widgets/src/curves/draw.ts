@@ -1,8 +1,8 @@
 /** Curves to places: what to draw where, and what is near the mouse. No browser needed. */
 
 import type { Numbers } from "../shared/bytes.ts";
-import type { Extent, Scale } from "./scale.ts";
-import { shareAt } from "./scale.ts";
+import type { Extent, Scale } from "../shared/scale.ts";
+import { shareAt } from "../shared/scale.ts";
 
 export interface Box {
   x: number;

@@ -8,6 +8,7 @@ import type { Model, Place } from "../shared/model.ts";
 import { exact, short } from "../shared/numbers.ts";
 import { hearPointer, type Point } from "../shared/pointer.ts";
 import { type Said, sentence } from "../shared/readout.ts";
+import { extentOf, scaleFor } from "../shared/scale.ts";
 import { type Scene, Stage } from "../shared/stage.ts";
 import { csv, cut, visible } from "../shared/text.ts";
 import {
@@ -27,7 +28,6 @@ import {
 } from "./draw.ts";
 import { type Axes, drawAxes, drawCurve, drawSample, offAxis, penOf, ring, rule, tickWords, yTicks } from "./paint.ts";
 import { picture } from "./picture.ts";
-import { extentOf, scaleFor } from "./scale.ts";
 
 interface Spec {
   title: string;

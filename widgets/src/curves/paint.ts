@@ -2,10 +2,10 @@
 
 import type { Numbers } from "../shared/bytes.ts";
 import { short } from "../shared/numbers.ts";
+import { type Scale, shareAt, ticksFor } from "../shared/scale.ts";
 import { cut, visible } from "../shared/text.ts";
 import type { Theme } from "../shared/theme.ts";
 import { type Box, barEnds, type Curve, type Form, type Layout, placeX, placeY, stretches } from "./draw.ts";
-import { type Scale, shareAt, ticksFor } from "./scale.ts";
 
 /** Okabe and Ito's colours, which colour-blind readers tell apart, without the yellow that white swallows. */
 const LIGHT = ["#0072b2", "#d55e00", "#00805c", "#a8458a", "#946200", "#2f8fc4", "#4d4d4d"];

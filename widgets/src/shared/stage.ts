@@ -25,6 +25,8 @@ export interface Scene {
   /** What is pointed at or pinned has changed. */
   mark(): void;
   act(act: Act): void;
+  /** Keys that only this widget knows. */
+  readonly keys?: Record<string, Act>;
 }
 
 export interface Names {
@@ -82,7 +84,7 @@ export class Stage<State extends StageState<any>> {
     this.listeners.to(this.model, "change:data", () => void scene.load());
     for (const name of follows) this.listeners.to(this.model, `change:${name}`, this.redraw);
     for (const name of ["pointed", "pinned"]) this.listeners.to(this.model, `change:${name}`, () => scene.mark());
-    hearKeys(this.plot, (act) => scene.act(act));
+    hearKeys(this.plot, (act) => scene.act(act), scene.keys);
     void scene.load();
     this.kernel.ping(() => {});
   }

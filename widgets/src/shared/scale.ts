@@ -1,6 +1,6 @@
 /** Numbers to places along an axis: linear, logarithmic, or logarithmic away from zero. */
 
-import type { Numbers } from "../shared/bytes.ts";
+import type { Numbers } from "./bytes.ts";
 
 /** What the drawn values of one axis span. `least`: the smallest size above 0, or 0 if there is none. */
 export interface Extent {
