@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,12 +25,14 @@ class Decoded:
         logits: What chose each of them, `(example, step, vocab)`; the first is the prompt's own.
         prefill: Seconds of the prompt.
         seconds: Seconds of every further step.
+        inputs: Prompts and what was written, together.
     """
 
     ids: Tensor
     logits: Tensor
     prefill: float
     seconds: tuple[float, ...]
+    inputs: Inputs
 
 
 def decode(model: TorchRunner, prompts: Inputs, max_new_tokens: int, tokens: Any) -> Decoded:
@@ -52,7 +54,9 @@ def decode(model: TorchRunner, prompts: Inputs, max_new_tokens: int, tokens: Any
         given = {text: token[:, None], "past_key_values": output.past_key_values}
         if space == "decoder":
             given["encoder_outputs"] = (output.encoder_last_hidden_state,)
-    return Decoded(torch.stack(written, 1), torch.stack(logits, 1), seconds[0], tuple(seconds[1:]))
+    ids = torch.stack(written, 1)
+    whole = replace(prompts, data={**prompts.data, space: [torch.cat([p, w]) for p, w in zip(prompts.data[space], ids, strict=True)]})
+    return Decoded(ids, torch.stack(logits, 1), seconds[0], tuple(seconds[1:]), whole)
 
 
 def _check(model: TorchRunner, prompts: Inputs, space: str, steps: int) -> None:

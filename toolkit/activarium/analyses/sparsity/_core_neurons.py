@@ -12,7 +12,17 @@ import torch
 from activarium.activations import Activations
 from activarium.analyses.layer_sites import column, examples_of, layer_number, layer_sites
 from activarium.analyses.layers.evidence import on_grid, picture
-from activarium.analyses.sparsity.cores import SITES, Core, Settings, prefix_cores, sentences, similarities, similarity, token_cores
+from activarium.analyses.sparsity.cores import (
+    SETTLED,
+    SITES,
+    Core,
+    Settings,
+    prefix_cores,
+    sentences,
+    similarities,
+    similarity,
+    token_cores,
+)
 from activarium.analyses.sparsity.row_kinds import EXCLUDED, kept, left_out, left_out_words
 from activarium.errors import UnknownSite
 from activarium.recording import Recording
@@ -20,7 +30,6 @@ from activarium.results import Grid, Overlay, Ranking, Report, Result, Series
 
 LISTED = 1000  # neurons in the ranking
 PLACES = 16  # on the stability curve of the longest sentence
-SETTLED = 200  # tokens after which the paper saw the sets at rest
 
 
 def core_neurons(
