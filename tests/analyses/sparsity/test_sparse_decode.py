@@ -60,7 +60,8 @@ def test_planted_neurons_cost_nothing_while_a_static_set_and_a_random_one_do(pla
     # A static set of this size holds the neurons of one prompt of six.
     assert column(report, "static", "energy recall") == pytest.approx(1 / 6)
     assert column(report, "static") > 1e-5 and column(report, "random") > 1e-5
-    assert any("better than one static set of the same size" in line and "the sparsity is contextual" in line for line in report.words)
+    assert any("the chosen set is better than the static one" in line and "better than the random one" in line for line in report.words)
+    assert "Choosing neurons by prompt pays here." in report.words
     assert report.diagnostics["share of neurons"] == FIRING / WIDTH
     assert report.diagnostics["union density"] == 6 * FIRING / WIDTH
     assert report.diagnostics["union if independent"] == pytest.approx(1 - 0.95**6)
@@ -77,6 +78,7 @@ def test_a_cluster_serves_the_prompts_that_are_like_it(planted: TorchRunner):
     assert column(report, "similarity", "energy recall") == 1.0
     wide = act.analyses.core_clusters(recording, labels=["all"] * 12, alpha=1.0, beta=FIRING / WIDTH, gamma=1.0)
     everything = decoded(planted, strategy="similarity", clusters=wide)
+    assert "Nothing here shows that choosing neurons by prompt pays." in everything.words  # the static set is the same one
     assert everything.diagnostics["share of neurons"] == 6 * FIRING / WIDTH  # only neurons that are in any core
     assert everything.diagnostics["union density"] == everything.diagnostics["share of neurons"]
 
@@ -85,7 +87,7 @@ def test_one_static_set_for_all_is_as_good_as_it_is(planted: TorchRunner):
     report = decoded(planted, strategy="static")
     assert sorted(report["quality"].names) == ["random", "static", "static with means"]
     assert column(report, "static", "energy recall") == pytest.approx(1 / 6)
-    assert not any("contextual" in line for line in report.words)
+    assert not any("by prompt" in line for line in report.words)
 
 
 def kl_by_hand(model: TorchRunner, site: str, core: np.ndarray, tokens: int) -> float:

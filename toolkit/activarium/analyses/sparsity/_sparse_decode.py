@@ -36,7 +36,7 @@ def sparse_decode(
     seed: int = 0,
     progress: bool = False,
 ) -> Report:
-    """How much faster does the model write with its core neurons alone, and what does that cost?
+    """How much faster does a model write with its core neurons alone, and at what cost?
 
     Each prompt is read densely and by itself; then the MLPs run with a fixed set of neurons, from rows of the weights that were
     gathered once, for every token that follows. The dense model's own likeliest continuation is given to all, so that they

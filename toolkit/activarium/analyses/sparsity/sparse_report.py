@@ -11,7 +11,7 @@ import numpy as np
 from activarium.analyses.changed_answers import Answers, joined
 from activarium.analyses.layer_sites import layer_number
 from activarium.analyses.sparsity.cores import SETTLED
-from activarium.analyses.sparsity.sparse_runs import DENSE, MEANS, STATIC, Trial
+from activarium.analyses.sparsity.sparse_runs import DENSE, MEANS, RANDOM, STATIC, Trial
 from activarium.maths import bootstrap_interval
 from activarium.results import Ranking, Report, Result, Series
 
@@ -196,17 +196,21 @@ def _quality_words(outcome: Outcome, answers: Mapping[str, Answers]) -> list[str
         f"It costs {own.mean('kl'):.3f} nats of KL per token, and perplexity {after:.2f} instead of {before:.2f} on the dense continuation; "
         f"{100 * own.mean('agrees'):.0f} % of top tokens stay. With the prompt's means for the others: {answers[f'{outcome.strategy} {MEANS}'].mean('kl'):.3f} nats."
     ]
-    if outcome.strategy == STATIC:
-        return said
-    static = answers[STATIC]
-    above, below = own.sums(static.kl - own.kl)
-    low, high, _ = bootstrap_interval(above[:, None], below[:, None])
-    better = "better than" if low[0] > 0 else "worse than" if high[0] < 0 else "not to be told from"
-    said.append(
-        f"Neurons chosen for each prompt are {better} one static set of the same size ({static.mean('kl'):.3f} nats)"
-        + (": the sparsity is contextual." if better == "better than" else ": nothing here shows that the sparsity is contextual.")
-    )
+    others = {name: answers[name] for name in (STATIC, RANDOM) if name != outcome.strategy}
+    beside = {name: _beside(own, other) for name, other in others.items()}
+    compared = " and ".join(f"{word} the {name} one ({others[name].mean('kl'):.3f} nats)" for name, word in beside.items())
+    said.append(f"By KL the chosen set is {compared}, all of one size.")
+    if STATIC in beside:
+        good = all(word == "better than" for word in beside.values())
+        said.append("Choosing neurons by prompt pays here." if good else "Nothing here shows that choosing neurons by prompt pays.")
     return said
+
+
+def _beside(own: Answers, other: Answers) -> str:
+    """Is the KL of one set lower than that of another, by an interval over prompts?"""
+    above, below = own.sums(other.kl - own.kl)
+    low, high, _ = bootstrap_interval(above[:, None], below[:, None])
+    return "better than" if low[0] > 0 else "worse than" if high[0] < 0 else "not to be told from"
 
 
 def _caveats(outcome: Outcome, prompt_lengths: Sequence[int]) -> list[str]:
