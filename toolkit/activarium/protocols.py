@@ -47,7 +47,7 @@ class Writer(Runner, Protocol):
     weights: Mapping[str, Any]
 
     def decode(self, inputs: Any, max_new_tokens: int = 20, *, tokens: Any = None) -> Any:
-        """Write on in a bare loop: `ids` and `logits` by `example step`, `seconds` of each step, `inputs` with what was written."""
+        """Write on in a bare loop: `ids` and `logits` by `example step`, `seconds` and `processor` time of each step, `inputs` with what was written."""
         ...
 
     def sparse(self, cores: Mapping[str, Any], *, means: Mapping[str, Any] | None = None) -> AbstractContextManager[Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from activarium.analyses.changed_answers import Answers, joined
 from activarium.analyses.layer_sites import layer_number
 from activarium.analyses.sparsity.cores import SETTLED
-from activarium.analyses.sparsity.sparse_runs import DENSE, MEANS, RANDOM, STATIC, Trial
+from activarium.analyses.sparsity.sparse_runs import MEANS, RANDOM, STATIC, Trial
 from activarium.maths import bootstrap_interval
 from activarium.results import Ranking, Report, Result, Series
 
@@ -61,9 +61,9 @@ class Outcome:
         """The answers of all prompts with one set of neurons."""
         return joined([t.answers[name] for t in self.trials])
 
-    def rates(self) -> np.ndarray:
-        """Tokens per second, dense and sparse, `(prompt and round, 2)`."""
-        return np.concatenate([t.steps / t.seconds for t in self.trials])
+    def rates(self, clock: int = 0) -> np.ndarray:
+        """Tokens per second, dense and sparse, `(prompt and round, 2)`; by the second clock per second of processor time."""
+        return np.concatenate([t.steps / t.seconds[:, clock] for t in self.trials])
 
 
 def report_of(outcome: Outcome, notes: Mapping[str, Any], *, default_skip: bool, prompt_lengths: Sequence[int]) -> Report:
@@ -123,8 +123,10 @@ def _quality(outcome: Outcome, answers: Mapping[str, Answers]) -> Ranking:
 def _speed(outcome: Outcome) -> Ranking:
     rates = outcome.rates()
     median = np.median(rates, axis=0)
-    order, names = np.argsort(-median, kind="stable"), (DENSE, outcome.strategy)
-    columns = {"low": rates.min(0), "high": rates.max(0), "times dense": median / median[0], "timings": np.full(2, len(rates))}
+    order, names = np.argsort(-median, kind="stable"), ("dense", outcome.strategy)
+    busy = np.median(outcome.rates(1), axis=0)
+    columns = {"low": rates.min(0), "high": rates.max(0), "times dense": median / median[0]}
+    columns |= {"times dense in processor time": busy / busy[0], "timings": np.full(2, len(rates))}
     title = "Tokens per second after the prompt, batch 1"
     return Ranking(
         tuple(names[i] for i in order), median[order], {k: v[order] for k, v in columns.items()}, title=title, unit="tokens per second"
@@ -176,7 +178,7 @@ def _layer_words(outcome: Outcome, skipped: int, default: bool) -> list[str]:
 def _speed_words(outcome: Outcome) -> str:
     (dense, sparse), (_, whole) = np.median(outcome.rates(), axis=0), outcome.ceilings
     said = f"{sparse:.1f} tokens per second sparse, {dense:.1f} dense: {sparse / dense:.2f} times (at most {whole:.2f} times by what is multiplied)."
-    seconds = np.concatenate([t.seconds for t in outcome.trials])
+    seconds = np.concatenate([t.seconds[:, 0] for t in outcome.trials])
     low, high = np.quantile(seconds[:, 0] / seconds[:, 1], [0.25, 0.75])
     if low <= 1 <= high:
         return f"{said} It does not pay here, as far as these timings tell: the middle half of them lies between {low:.2f} and {high:.2f} times."

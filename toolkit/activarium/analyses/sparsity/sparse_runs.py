@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from activarium.edits import Where, Zero
 from activarium.protocols import Writer
 from activarium.rows import Rows
 
-DENSE, MEANS, STATIC, RANDOM = "dense", "with means", "static", "random"
+MEANS, STATIC, RANDOM = "with means", "static", "random"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class Trial:
     Attributes:
         answers: Name of the set → answers beside the dense ones, one for each token but the first.
         recall: Name → share of the energy of all neurons that the set holds, `(layer, step)`; NaN where nothing is active.
-        seconds: Dense and sparse seconds of the same steps, `(round, 2)`.
+        seconds: Dense and sparse seconds of the same steps, and the same in processor time: `(round, clock, 2)`.
         steps: How many steps those are.
         prepare: Seconds to read the prompt's neurons, choose and gather.
         prefill: Seconds of the prompt.
@@ -120,21 +121,17 @@ def trial(
     forced[f"{first} {MEANS}"] = _forced(model, prompt, sets[first], dense.ids, means)
     for name, logits in forced.items():
         answers[name] = compared(_rows(dense.logits, prompt), _rows(logits, prompt), dense.ids[0, 1:])
-    clocks = []
+    clocks = np.empty((rounds, 2, 2))
     for turn in range(rounds):
-        both = {}
-        for sparse in (False, True)[:: -1 if turn % 2 else 1]:
-            if not sparse:
-                both[DENSE] = sum(model.decode(prompt, tokens=dense.ids).seconds)
-                continue
+        for sparse in (0, 1)[:: -1 if turn % 2 else 1]:
             started = time.perf_counter()
-            with model.sparse(sets[first]):
-                gathering = time.perf_counter() - started
-                both[first] = sum(model.decode(prompt, tokens=dense.ids).seconds)
-        clocks.append((both[DENSE], both[first]))
+            with model.sparse(sets[first]) if sparse else nullcontext():
+                gathering = time.perf_counter() - started if sparse else gathering
+                made = model.decode(prompt, tokens=dense.ids)
+            clocks[turn, :, sparse] = sum(made.seconds), sum(made.processor)
     recall = _recall(model, dense.inputs, sets, tokens)
     gap = _gap(model, dense.inputs, sets[first], forced[first]) if check else float("nan")
-    return Trial(answers, recall, np.array(clocks).reshape(-1, 2), tokens - 1, chosen + gathering, dense.prefill, gap)
+    return Trial(answers, recall, clocks, tokens - 1, chosen + gathering, dense.prefill, gap)
 
 
 def _forced(model: Writer, prompt: Any, cores: Sets, ids: Tensor, means: Mapping[str, Tensor] | None = None) -> Tensor:
