@@ -93,7 +93,7 @@ def parts(small: bool, rounds: int, batches: int) -> Parts:
         "patching": lambda: grids(large, min(rounds, 1), name),
         "depth": lambda: against_depth(large, min(rounds, 3)),
         "relevance": lambda: relevance(large, rounds, name),
-        "sparse": lambda: sparse_decoding(SMALL if small else LARGE, 4 if small else 24, rounds),
+        "sparse": lambda: sparse_decoding(SMALL if small else LARGE, 4 if small else 16, rounds),
     }
 
 

@@ -10,7 +10,7 @@ from activarium.bench._shapes import tokens
 from activarium.bench._timing import Row, Times, interleaved, medians, ratio
 
 SHARES = (0.5, 0.2, 0.1)
-LARGE: dict[str, int] = {"width": 1024, "neurons": 4096, "layers": 8, "heads": 16, "vocab_size": 8000}
+LARGE: dict[str, int] = {"width": 768, "neurons": 3072, "layers": 6, "heads": 12, "vocab_size": 8000}
 SMALL: dict[str, int] = {"width": 64, "neurons": 256, "layers": 2, "heads": 4, "vocab_size": 500}  # for trying the bench itself
 PROMPT = 16
 

@@ -50,7 +50,8 @@ def core_neurons(
     The core of a sentence: the ⌊beta · N⌋ of the N neurons that are in most of its tokens' cores; ties by higher summed
     activation, then by lower number. Where fewer are in any token's core, the set is short and counted as such. Kept are one
     whole number and one sum for each neuron and sentence, so batches and shards give the same sets. An image is a sentence of
-    its patches, which have no order but that of their rows: read the stability curve of images accordingly.
+    its patches, which have no order but that of their rows: read the stability curve of images accordingly. Only positive values
+    count: in a gated MLP a neuron is as loud below zero, and its core may hold no more energy than any neurons would.
 
     Args:
         recording: A recording with `blocks.*.mlp.post`, or such a site or stack itself, axes `row d_mlp`.

@@ -88,6 +88,7 @@ def report_of(outcome: Outcome, notes: Mapping[str, Any], *, default_skip: bool,
         *_layer_words(outcome, int(notes["skip_layers"]), default_skip),
         _speed_words(outcome),
         *_quality_words(outcome, answers),
+        _recall_words(outcome),
         *_caveats(outcome, prompt_lengths),
     ]
     return Report(parts, tuple(words), title="Decoding with core neurons alone", diagnostics=counted)
@@ -206,6 +207,20 @@ def _quality_words(outcome: Outcome, answers: Mapping[str, Answers]) -> list[str
         good = all(word == "better than" for word in beside.values())
         said.append("Choosing neurons by prompt pays here." if good else "Nothing here shows that choosing neurons by prompt pays.")
     return said
+
+
+def _recall_words(outcome: Outcome) -> str:
+    """What a dense step now and then would have told while decoding."""
+    curves = {name: _mean_recall(outcome, name) for name in (outcome.strategy, RANDOM)}
+    own, few = curves[outcome.strategy], min(4, outcome.trials[0].steps)
+    return (
+        f"The frozen neurons hold {100 * np.nanmean(own[:few]):.0f} % of the energy in the first {few} steps and {100 * np.nanmean(own[-few:]):.0f} % in the "
+        f"last {few}; random ones {100 * np.nanmean(curves[RANDOM]):.0f} %. Where this falls while decoding, choose again."
+    )
+
+
+def _mean_recall(outcome: Outcome, name: str) -> np.ndarray:
+    return np.mean([t.recall[name].mean(0) for t in outcome.trials], axis=0)
 
 
 def _beside(own: Answers, other: Answers) -> str:
