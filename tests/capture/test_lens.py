@@ -121,6 +121,15 @@ def test_edits_do_the_same(family, kind, what):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_removed_block_does_not_run(kind):
+    model = lens("llama", kind)
+    skipped = model.run(RAGGED, edits=[SkipBlock("blocks.0")]).logits.tensor
+    with model.removed(["blocks.0"]):
+        assert torch.equal(model.run(RAGGED).logits.tensor, skipped)
+    assert not torch.equal(model.run(RAGGED).logits.tensor, skipped)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("site", ["resid_mid", "attn.q_rot", "attn.k_rot"])
 def test_edits_where_only_some_have_the_site(kind, site):
     edit = Scale(f"blocks.0.{site}", 1.7, where=Where(positions=(1,)))

@@ -39,6 +39,14 @@ class Runner(Protocol):
         """A named weight with named axes."""
         ...
 
+    def removed(self, blocks: Sequence[str]) -> AbstractContextManager[Any]:
+        """While it is open, these blocks do not run and hand their input on."""
+        ...
+
+    def untrained(self, seed: int = 0) -> Runner:
+        """The same architecture with fresh random weights."""
+        ...
+
 
 @runtime_checkable
 class Writer(Runner, Protocol):

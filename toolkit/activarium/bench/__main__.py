@@ -20,6 +20,7 @@ from activarium.bench._shapes import GPT2_SMALL, SMALLER, scribe
 from activarium.bench._sparse import LARGE, SMALL, sparse_decoding
 from activarium.bench._survey import surveys
 from activarium.bench._timing import Row, markdown
+from activarium.bench._training import training
 
 Parts = dict[str, Callable[[], list[Row]]]
 PARTS = (
@@ -37,6 +38,7 @@ PARTS = (
     "depth",
     "relevance",
     "sparse",
+    "training",
 )
 
 
@@ -94,6 +96,7 @@ def parts(small: bool, rounds: int, batches: int) -> Parts:
         "depth": lambda: against_depth(large, min(rounds, 3)),
         "relevance": lambda: relevance(large, rounds, name),
         "sparse": lambda: sparse_decoding(SMALL if small else LARGE, 4 if small else 16, rounds),
+        "training": lambda: training(small, rounds),
     }
 
 

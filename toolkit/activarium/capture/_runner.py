@@ -26,6 +26,7 @@ from activarium.capture._interface import watching
 from activarium.capture._looks_back import looks_back
 from activarium.capture._normalise import normalise
 from activarium.capture._probe import Anatomy
+from activarium.capture._removed import standing_out
 from activarium.capture._resume import Resume
 from activarium.capture._session import Keep, Session, Stop, as_rows
 from activarium.capture._sites import Place, Site
@@ -68,6 +69,7 @@ class TorchRunner:
         self.tokenizer, self.processor = encoder.tokenizer, encoder.processor
         self._lock = threading.RLock()  # widget messages arrive on another thread
         self._standing: list[Edit] = []
+        self._gone: list[str] = []  # blocks that do not run at present
         self.running_sparse: list[SparseMLPs] = []
         self._hashed: tuple[Any, str] | None = None
         self._modules = dict(model.named_modules())
@@ -306,6 +308,11 @@ class TorchRunner:
         """
         from activarium.capture._generate import generate
 
+        if self._gone:
+            raise InputError(
+                f"{self._gone[0]} is removed, so it would leave a hole in the cache that generate counts positions by. "
+                f"Use generate(..., edits=[SkipBlock({self._gone[0]!r})])."
+            )
         options = {"do_sample": do_sample, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         prompts = self.inputs(inputs, bos=bos)
         with self._lock:
@@ -399,6 +406,43 @@ class TorchRunner:
         finally:
             with self._lock:
                 self._standing = before
+
+    @contextmanager
+    def removed(self, blocks: Sequence[str]) -> Iterator[TorchRunner]:
+        """Inside the block these blocks do not run: each hands its input on, which saves its time.
+
+        Answers are those of `SkipBlock`, which runs the block and throws its output away. Nothing inside a removed block can
+        be read, and `generate`, whose cache counts on every block, is refused.
+
+        Args:
+            blocks: Block names, `blocks.3`.
+
+        Raises:
+            UnknownName: No such block; the message lists them.
+            InputError: A block returns more than the stream (T5, BLOOM), which later blocks need.
+        """
+        with self._lock:
+            before, self._gone = self._gone, [*self._gone, *blocks]
+            try:
+                with standing_out(self, blocks):
+                    yield self
+            finally:
+                self._gone = before
+
+    def untrained(self, seed: int = 0) -> TorchRunner:
+        """The same architecture with fresh random weights, as its library makes them; this model is left alone.
+
+        It has the same sites, in the same places, but is not certified: blocks that add next to nothing cannot be told apart.
+
+        Args:
+            seed: Draws the weights; torch's own generator is left alone.
+
+        Raises:
+            InputError: The model is quantised, none of transformers' own, or not what its config says.
+        """
+        from activarium.capture._untrained import untrained
+
+        return untrained(self, seed)
 
     @contextmanager
     def sparse(self, cores: Mapping[str, Any], *, means: Mapping[str, Any] | None = None) -> Iterator[SparseMLPs]:
