@@ -19,6 +19,7 @@ from activarium.bench._rows import fixed_cost, import_time, in_memory, to_disk
 from activarium.bench._shapes import GPT2_SMALL, SMALLER, scribe
 from activarium.bench._survey import surveys
 from activarium.bench._timing import Row, markdown
+from activarium.bench._training import training
 
 Parts = dict[str, Callable[[], list[Row]]]
 PARTS = (
@@ -35,6 +36,7 @@ PARTS = (
     "patching",
     "depth",
     "relevance",
+    "training",
 )
 
 
@@ -91,6 +93,7 @@ def parts(small: bool, rounds: int, batches: int) -> Parts:
         "patching": lambda: grids(large, min(rounds, 1), name),
         "depth": lambda: against_depth(large, min(rounds, 3)),
         "relevance": lambda: relevance(large, rounds, name),
+        "training": lambda: training(small, rounds),
     }
 
 
