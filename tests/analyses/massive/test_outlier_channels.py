@@ -125,14 +125,14 @@ def test_llm_int8_needs_both_shares():
             made[:count, dim] = -size
         return made
 
-    # dim 0: one layer of four, all of 6 % there, 24 rows of 400. dim 1: a quarter of the layers but 23 rows. dim 2: just below six.
-    report = outlier_channels(layers(rows((0, 24, 6.0), (1, 23, 9.0), (2, 100, 5.99)), rows(), rows(), rows()))
+    # dim 0: in one layer of four, in 6 rows of 100. dim 1: in 5 rows. dim 2: everywhere, and just below six.
+    report = outlier_channels(layers(rows((0, 6, 6.0), (1, 5, 9.0), (2, 100, 5.99)), rows(), rows(), rows()))
     assert report["int8 features"].names == ("dim 0",)
     assert report["int8 features"].values.tolist() == [6.0]
     assert report["int8 features"].columns["percent of layers"].tolist() == [25.0]
     five = outlier_channels(layers(rows((0, 100, 60.0)), rows(), rows(), rows(), rows()))  # one layer of five is not enough
     assert five["int8 features"].names == ()
-    assert "6 % of positions): none" in five.words[1]
+    assert "6 % of the rows): none" in five.words[1]
 
 
 def test_few_massive_numbers_are_no_outlier_feature():

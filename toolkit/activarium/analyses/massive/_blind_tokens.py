@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from activarium.analyses.layers.evidence import picture
+from activarium.analyses.massive.batches import batches, blocks_of
 from activarium.analyses.massive.contrast import (
     Tokens,
     answers,
@@ -18,7 +19,6 @@ from activarium.analyses.massive.contrast import (
     run_contrast,
     sweep,
 )
-from activarium.analyses.massive.outlier_patches import batches, blocks_of
 from activarium.analyses.massive.visual_attention import image_rows, language_prefix
 from activarium.edits import Edit, Where, Zero
 from activarium.errors import InputError, unknown

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from activarium.analyses.layers.evidence import picture
+from activarium.analyses.massive.batches import batches, blocks_of
 from activarium.analyses.massive.contrast import (
     Tokens,
     answers,
@@ -20,7 +21,6 @@ from activarium.analyses.massive.contrast import (
     run_contrast,
     sweep,
 )
-from activarium.analyses.massive.outlier_patches import batches, blocks_of
 from activarium.analyses.massive.visual_attention import image_rows, language_prefix
 from activarium.edits import Edit, Set, Where
 from activarium.errors import InputError, unknown

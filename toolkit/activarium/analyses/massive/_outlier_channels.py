@@ -11,6 +11,7 @@ from activarium.activations import Activations
 from activarium.analyses.massive import quantiser
 from activarium.analyses.massive.channel_states import Channels, gather
 from activarium.analyses.massive.linear_inputs import STREAM, ending_of, foldable, linear_inputs, weight_at
+from activarium.analyses.massive.rules import COLUMN_LAYERS, COLUMN_ROWS, column_shares
 from activarium.analyses.massive.weighed import KEPT, Weighed, jaccard, top, weigh
 from activarium.errors import InputError
 from activarium.protocols import Runner
@@ -18,7 +19,6 @@ from activarium.recording import Recording
 from activarium.results import Grid, Ranking, Report, Result, Series
 
 LISTED = 200
-IN_LAYERS, IN_ROWS = 0.25, 0.06  # LLM.int8: shares in which a dimension must be an outlier
 
 
 def outlier_channels(
@@ -92,7 +92,7 @@ def outlier_channels(
     parts: dict[str, Result] = {
         "sites": _sites(found, weighed, share),
         "channels": _channels(found, weighed, share),
-        "int8 features": _int8(found),
+        "int8 features": _int8(inputs),
         **_salience(found),
     }
     if weighed and model is not None:
@@ -164,24 +164,22 @@ def _channels(found: Mapping[str, Channels], weighed: Mapping[str, Weighed], sha
     return Ranking(names, times[order], chosen, title="Salient channels by mean |x|", unit="times the median channel")
 
 
-def _int8(found: Mapping[str, Channels]) -> Ranking:
-    """Dimensions with |x| >= 6 in a quarter of the inputs and 6 % of all positions, stack by stack."""
-    names, shares, in_layers = [], [], []
-    stacks = dict.fromkeys(s.partition("blocks.")[0] for s in found)
-    for stack in stacks:
-        counts = [c for s, c in found.items() if s.partition("blocks.")[0] == stack and ending_of(s) in STREAM]
-        if not counts:
+def _int8(inputs: Mapping[str, Activations]) -> Ranking:
+    """Dimensions with |x| >= 6 in a quarter of the inputs and 6 % of the rows, stack by stack."""
+    names, rows, layers = [], [], []
+    for stack in dict.fromkeys(s.partition("blocks.")[0] for s in inputs):
+        here = [a for s, a in inputs.items() if s.partition("blocks.")[0] == stack and ending_of(s) in STREAM]
+        if not here:
             continue
-        hits = np.stack([c.outliers for c in counts])
-        layers, rows = (hits > 0).mean(0), hits.sum(0) / sum(c.rows for c in counts)
-        for dim in np.flatnonzero((layers >= IN_LAYERS) & (rows >= IN_ROWS)):
+        in_layers, in_rows = column_shares(here)
+        for dim in np.flatnonzero((in_layers >= COLUMN_LAYERS) & (in_rows >= COLUMN_ROWS)):
             names.append(f"{stack}dim {dim}")
-            shares.append(100 * rows[dim])
-            in_layers.append(100 * layers[dim])
-    order = np.argsort(-np.array(shares), kind="stable")
-    columns = {"percent of layers": np.array(in_layers)[order]}
+            rows.append(100 * in_rows[dim])
+            layers.append(100 * in_layers[dim])
+    order = np.argsort(-np.array(rows), kind="stable")
+    columns = {"percent of layers": np.array(layers)[order]}
     title = "Outlier features by LLM.int8's rule"
-    return Ranking(tuple(names[i] for i in order), np.array(shares)[order], columns, title=title, unit="percent of positions")
+    return Ranking(tuple(names[i] for i in order), np.array(rows)[order], columns, title=title, unit="percent of rows")
 
 
 def _salience(found: Mapping[str, Channels]) -> dict[str, Result]:
@@ -230,7 +228,7 @@ def _words(parts: Mapping[str, Result], found: Mapping[str, Channels], weighed: 
     looked = sum(ending_of(s) in STREAM for s in found)
     if looked:
         named = ", ".join(features.names[:8]) or "none"
-        said.append(f"Outlier features by LLM.int8's rule (|x| >= 6 in 25 % of {looked} layer inputs and 6 % of positions): {named}.")
+        said.append(f"Outlier features by LLM.int8's rule (|x| >= 6 in 25 % of {looked} layer inputs and 6 % of the rows): {named}.")
     if weighed:
         errors = np.median(np.stack([w.errors for w in weighed.values()]), 0)
         said.append(

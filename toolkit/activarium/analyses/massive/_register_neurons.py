@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from activarium.analyses.changed_answers import Answers, Change, changed_answers
-from activarium.analyses.massive.outlier_patches import Patches, batches, find_patches, norms_of, read, score_neurons
+from activarium.analyses.massive.batches import batches
+from activarium.analyses.massive.outlier_patches import Patches, find_patches, norms_of, read, score_neurons
 from activarium.analyses.massive.register_edits import Chosen, at_random, moved, registers_at_mean, silenced
 from activarium.errors import InputError
 from activarium.protocols import Runner

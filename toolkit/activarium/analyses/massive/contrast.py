@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from activarium.analyses.layers.answers import Spelling
-from activarium.analyses.massive.outlier_patches import batches
+from activarium.analyses.massive.batches import batches
 from activarium.edits import Edit
 from activarium.errors import InputError
 from activarium.protocols import Runner
