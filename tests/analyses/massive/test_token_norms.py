@@ -1,6 +1,7 @@
 """token_norms: patches planted through the weights of a ViT, thresholds by hand, and "none" where there is none."""
 
 import builtins
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import activarium as act
 from activarium import results, testing
 from activarium.activations import Activations
 from activarium.analyses.massive.norm_split import split
+from activarium.data import scenes  # pyright: ignore[reportAttributeAccessIssue]
 from activarium.errors import InputError, MissingExtra, NotFinite, UnknownName, UnknownSite
 from activarium.recording import Recording
 from activarium.rows import Rows
@@ -17,6 +19,7 @@ from activarium.rows import Rows
 from .planted_vit import BORN, pictures, planted_vit
 
 token_norms = act.analyses.token_norms
+SHARED = Path(__file__).parents[4] / "shared"
 
 
 def table(kinds: list[str], examples: int = 1) -> Rows:
@@ -65,6 +68,24 @@ def test_the_planted_patches_and_no_other():
     shown = report["overlay"].values[BORN]
     example = int(report["overlay"].title.rsplit(" ", 1)[1])
     assert set(zip(*np.nonzero(shown), strict=True)) == {(y, x) for e, y, x in cells if e == example}
+
+
+@pytest.mark.slow
+def test_the_bundled_vision_model_has_none_though_its_patches_form_two_groups():
+    images = [scenes.scene(scenes.TEST_SEED, i).image for i in range(64)]
+    report = token_norms(act.load("glyph", certify=False).run(images, read="blocks.*.resid_post"))
+    assert "high-norm tokens: none" in report.words[0]
+    assert "blocks.2.resid_post has two groups, but the higher has only 1.5 times the norm" in report.words[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="third-party models are not on this machine (../shared)")
+def test_a_small_trained_vit_of_others_has_none():
+    drawn = np.load(SHARED / "corpora" / "mnist" / "mnist_sample200.npz")["images"]
+    model = act.load(SHARED / "models" / "vit-mnist-10", certify=False)
+    report = token_norms(model.run(list(drawn), read="blocks.*.resid_post"))
+    assert "high-norm tokens: none" in report.words[0]
+    assert report["layers"].columns["rows massive by Sun's rule"].sum() == 0
 
 
 def test_an_untouched_vit_has_none():

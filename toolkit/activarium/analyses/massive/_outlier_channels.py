@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from activarium.analyses.massive.linear_inputs import STREAM, ending_of, foldabl
 from activarium.analyses.massive.rules import COLUMN_LAYERS, COLUMN_ROWS, column_shares
 from activarium.analyses.massive.weighed import KEPT, Weighed, jaccard, top, weigh
 from activarium.errors import InputError
+from activarium.progress import progress_bar
 from activarium.protocols import Runner
 from activarium.recording import Recording
 from activarium.results import Grid, Ranking, Report, Result, Series
@@ -31,6 +33,7 @@ def outlier_channels(
     strength: float = 0.5,
     draws: int = 5,
     seed: int = 0,
+    progress: bool = False,
 ) -> Report:
     """Which input channels of linear layers are so large that they decide quantisation?
 
@@ -46,6 +49,7 @@ def outlier_channels(
         strength: SmoothQuant's exponent: 0 leaves all difficulty to the activations, 1 to the weights.
         draws: Random sets of channels that are averaged.
         seed: Draws them.
+        progress: Show a bar over the sites.
 
     Returns:
         A report with `sites` (ranking by largest over median channel; kurtosis per row and of the channels' RMS, from 1 to the number of
@@ -82,13 +86,18 @@ def outlier_channels(
     """
     _check(share, bits, group, strength, draws)
     inputs = linear_inputs(recording)
-    weights = {site: None if model is None else weight_at(model, site) for site in inputs}
-    found = {site: gather(a, weights[site] is not None) for site, a in inputs.items()}
+    found: dict[str, Channels] = {}
     weighed: dict[str, Weighed] = {}
-    for site, weight in weights.items():
-        if weight is not None:
-            random = np.random.default_rng(seed)
-            weighed[site] = weigh(site, found[site], weight, share, bits, group, strength, draws, random)
+    with progress_bar(progress, "measuring", len(inputs), "sites") as advance:
+        for site, activations in inputs.items():
+            weight = None if model is None else weight_at(model, site)
+            found[site] = gather(activations, weight is not None)
+            if weight is not None:
+                random = np.random.default_rng(seed)
+                weighed[site] = weigh(site, found[site], weight, share, bits, group, strength, draws, random)
+            # XᵀX is by far the largest thing kept, and has been used.
+            found[site] = replace(found[site], gram=None)
+            advance(1)
     parts: dict[str, Result] = {
         "sites": _sites(found, weighed, share),
         "channels": _channels(found, weighed, share),
