@@ -107,7 +107,9 @@ def test_halves_of_the_examples():
     assert outlier_channels(inputs(x, 2, 2, 2, 2))["sites"].columns["overlap of halves"][0] == 0
     x[:, 7] = 9
     assert outlier_channels(inputs(x, 2, 2, 2, 2))["sites"].columns["overlap of halves"][0] == 1
-    assert np.isnan(outlier_channels(inputs(x, 8))["sites"].columns["overlap of halves"][0])
+    only = {"example": np.full(8, 3), "position": np.arange(8)}  # one example, of an odd number
+    for one in (inputs(x, 8), Activations(x, "row d_model", site=SITE, index=Rows(only))):
+        assert np.isnan(outlier_channels(one)["sites"].columns["overlap of halves"][0])
 
 
 def test_int8_zeros_by_hand():
@@ -247,6 +249,7 @@ def test_same_bits_in_pieces_and_from_a_store(tmp_path):
     assert results.identical(outlier_channels(Recording(cut, whole.rows), model), report)
     act.capture(model, texts, SITES, to=tmp_path / "channels.acts", progress=False)
     stored = outlier_channels(act.open(tmp_path / "channels.acts"), model)
+    assert stored["sites"].columns["overlap of halves"].tolist() == report["sites"].columns["overlap of halves"].tolist()
     for name in ("sites", "channels"):
         assert stored[name].names == report[name].names
         assert stored[name].values == pytest.approx(report[name].values, rel=1e-5)

@@ -72,7 +72,7 @@ def blind_tokens(
 
     Source:
         Woo et al. 2024, Don't Miss the Forest for the Trees: Attentional Vision Calibration for Large Vision Language Models,
-        arXiv:2405.17820, section 3, and its code (sampling cut-off).
+        arXiv:2405.17820, and its code.
 
     Differs:
         Positions come from the row table, and mean and spread from one image alone (the code pools a batch). Only the first step is

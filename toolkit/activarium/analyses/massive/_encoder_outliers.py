@@ -78,7 +78,7 @@ def encoder_outliers(
 
     Source:
         Gong et al. 2024, DAMRO: Dive into the Attention Mechanism of LVLM to Reduce Object Hallucination, arXiv:2410.04514,
-        section 4, and its code (both kinds of attention).
+        and its code (both kinds of attention).
 
     Differs:
         Image rows come from the row table. The published biased pass leaves the other rows out, so that those behind them move up;

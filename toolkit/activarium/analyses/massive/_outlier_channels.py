@@ -68,8 +68,7 @@ def outlier_channels(
         CapacityError: XᵀX of a site would take more than 2 GiB.
 
     Source:
-        Lin et al. 2023, AWQ, arXiv:2306.00978 (mean |x|, scale search); Xiao et al. 2022, SmoothQuant, arXiv:2211.10438,
-        equation 4; Dettmers et al. 2022, LLM.int8(), arXiv:2208.07339, section 3 (|x| >= 6 in 25 % of layers and 6 % of positions).
+        Lin et al. 2023, AWQ, arXiv:2306.00978 (mean |x|, scale search); Xiao et al. 2022, SmoothQuant, arXiv:2211.10438; Dettmers et al. 2022, LLM.int8(), arXiv:2208.07339 (|x| >= 6 in 25 % of layers and 6 % of positions).
 
     Differs:
         AWQ inspects the output of a whole module, this the output of the linear layers that read the site. Kurtosis is the raw
@@ -149,7 +148,7 @@ def _mean(values: np.ndarray) -> float:
 
 def _halves(channels: Channels, share: float) -> float:
     first, second = channels.halves
-    if second is None:
+    if not (first.rows and second.rows):
         return float("nan")
     return jaccard(top(first.mean_magnitude.numpy(), share), top(second.mean_magnitude.numpy(), share))
 

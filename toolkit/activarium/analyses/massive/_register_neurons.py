@@ -59,7 +59,7 @@ def register_neurons(
         MissingExtra: scikit-learn is not installed.
 
     Source:
-        Jiang et al. 2025, Vision Transformers Don't Need Trained Registers, arXiv:2506.08010, section 3 and its code (score,
+        Jiang et al. 2025, Vision Transformers Don't Need Trained Registers, arXiv:2506.08010, and its code (score,
         largest signed activation moved); Sun et al. 2024, arXiv:2402.17762, section 5 (Fix-Reg-Mean).
 
     Differs:

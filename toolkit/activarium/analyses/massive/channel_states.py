@@ -19,7 +19,7 @@ class Channels:
     """One site over all rows.
 
     Attributes:
-        halves: Moments per channel over examples 0, 2, 4, … and over 1, 3, 5, …; the second is None with one example.
+        halves: Moments per channel over examples of even and of odd number; empty where there are none.
         whole: Moments over all rows.
         magnitudes: Histogram of |x|.
         gram: XᵀX, or None where no weight asks for it.
@@ -27,7 +27,7 @@ class Channels:
         peak: Per row: largest |x| over the lower median of |x|.
     """
 
-    halves: tuple[Moments, Moments | None]
+    halves: tuple[Moments, Moments]
     whole: Moments
     magnitudes: Magnitudes
     gram: Gram | None
@@ -71,10 +71,10 @@ def gather(activations: Activations, gram: bool) -> Channels:
     refuse_strange(activations, "No channel's mean could be told.")
     halves, magnitudes, products = (Moments(), Moments()), Magnitudes(), Gram()
     kurtosis, peak = [], []
-    for turn, (_, _, rows) in enumerate(by_example(activations)):
+    for example, _, rows in by_example(activations):
         flat = rows.detach().flatten(1)
         one = Activations(flat, ("row", "feature"), site=activations.site)
-        halves[turn % 2].update(one)
+        halves[example % 2].update(one)
         magnitudes.update(one)
         if gram:
             products.update(one)
@@ -83,11 +83,9 @@ def gather(activations: Activations, gram: bool) -> Channels:
         peak.append((size.amax(1) / size.median(1).values).numpy())  # torch takes the lower middle value; over 0 it is infinite
     if not kurtosis:
         raise InputError(f"{activations.site or 'This site'} has no rows. Capture at least one example.")
-    whole = halves[0].fresh().merge(halves[0])
-    second = halves[1] if halves[1].state else None
-    if second is not None:
-        whole.merge(second)
-    return Channels((halves[0], second), whole, magnitudes, products if gram else None, np.concatenate(kurtosis), np.concatenate(peak))
+    whole = Moments().merge(halves[0]).merge(halves[1])
+    shapes = np.concatenate(kurtosis), np.concatenate(peak)
+    return Channels(halves, whole, magnitudes, products if gram else None, *shapes)
 
 
 def _kurtosis(size: Tensor) -> Tensor:
