@@ -12,10 +12,12 @@ from activarium import results, testing
 from activarium.activations import Activations
 from activarium.analyses.massive.norm_split import split
 from activarium.data import scenes  # pyright: ignore[reportAttributeAccessIssue]
+from activarium.edits import Scale, Where
 from activarium.errors import InputError, MissingExtra, NotFinite, UnknownName, UnknownSite
 from activarium.recording import Recording
 from activarium.rows import Rows
 
+from .planted_llava import IMAGE, inputs, llava
 from .planted_vit import BORN, pictures, planted_vit
 
 token_norms = act.analyses.token_norms
@@ -163,6 +165,20 @@ def test_text_is_shown_over_its_tokens():
     assert overlay.tokens[0] == "w0"
     assert report["layers"].columns["rule"].tolist() == ["split"]
     assert "1.67 % of the plain rows" in report.words[0]
+
+
+def test_an_image_inside_a_text_is_judged_by_its_own_rows():
+    """Its rows are a hundred times as long as words here: with the words in the measure all of them would be high, or none."""
+    long = {"text": [[5, IMAGE, *range(6, 40)], [9, IMAGE, *range(6, 40)]], "pixel_values": inputs()["pixel_values"]}
+    planted = [Scale("text.blocks.0.resid_post", 8.0, where=Where(examples=(1,), positions=(4, 11)))]
+    rec = llava().run(long, read="text.blocks.0.resid_post", edits=planted)
+    report = token_norms(rec, example=1)
+    tokens = report["text tokens"].columns
+    high = tokens["high"]
+    assert set(zip(tokens["example"][high].tolist(), tokens["position"][high].tolist(), strict=True)) == {(1, 4), (1, 11)}
+    assert report["text layers"].values.tolist() == [100 * 2 / 32]
+    y, x = np.unravel_index(report["text patches"].values[0].argmax(), (4, 4))
+    assert 1 + 4 * y + x in (4, 11)
 
 
 def test_a_threshold_for_all_layers():
