@@ -32,7 +32,7 @@ def layer_measures(
     seed: int = 0,
     progress: bool = False,
 ) -> Report:
-    """Do the measures of a layer's importance agree with one another, and with what its removal costs?
+    """Do measures of a layer's importance agree, and do they tell what its removal costs?
 
     Layer usage (the share of rows for which it is no void), block influence, angle, relative update and its parts along and
     across the input, and the CKA distance (1 − linear CKA) all say how much a layer does. None of them says that the model needs it: with
