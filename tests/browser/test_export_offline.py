@@ -37,7 +37,7 @@ def page(offline, tmp_path):
     }
     export_page(parts, tmp_path / "page.html", title=HOSTILE, linked=[("Text", "Grid")])
     opened.goto((tmp_path / "page.html").as_uri())
-    wait_until(opened, "document.querySelectorAll('.act[data-ready]').length === 4")
+    wait_until(opened, "document.querySelectorAll('.act[data-ready]').length === 5")
     yield opened
     assert troubles == []
     assert opened.evaluate("window.__pwned") is None
@@ -60,6 +60,11 @@ def test_read_outs_are_exact_without_a_kernel(page, screenshots):
     y, x = map(int, re.search(r"y (\d+) · x (\d+)", image.read_out()).groups())
     assert (y, x) == (0, 7)
     assert np.float32(image.value()) == MAPS[0, y, x]
+
+    curves = WidgetOnPage(page, page.locator(".act-curves"))
+    curves.move_to(0.6, 0.5)
+    assert curves.value() == int(re.search(r"x (\d)", curves.read_out())[1])
+    assert HOSTILE[:70] in curves.read_out()
     page.screenshot(path=screenshots / "export.png", full_page=True)
 
 

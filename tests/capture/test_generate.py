@@ -460,7 +460,7 @@ def test_scribe_writes_and_is_read():
     assert set(frame["phase"]) == {"prompt", "response"} and np.issubdtype(frame["step"].dtype, np.integer)
 
 
-@pytest.mark.parametrize("documented", [TorchRunner.generate, Activations.tiles])
+@pytest.mark.parametrize("documented", [TorchRunner.generate, TorchRunner.sparse, Activations.tiles])
 def test_docstring_examples_run(documented):
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     (example,) = doctest.DocTestFinder(recurse=False).find(documented, documented.__name__, globs={})

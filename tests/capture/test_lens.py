@@ -192,8 +192,9 @@ def test_weights_readout_and_resume_are_the_same(kind):
         assert gap(rest.logits, theirs.run(RAGGED).logits) < 1e-5
     with pytest.raises(InputError, match=r"resumes from position 0 only; drop start="):
         ours.resume(RAGGED, "blocks.0.resid_post", stream, start=1)
-    with pytest.raises(InputError, match=r"is not read while it writes. Wrap the Hugging Face model"):
-        ours.generate(RAGGED)
+    for writes in (ours.generate, ours.decode, ours.sparse):
+        with pytest.raises(InputError, match=r"is not read while it writes. Wrap the Hugging Face model"):
+            writes(RAGGED)
     with pytest.raises(UnknownName, match=r"No weight called 'blocks\.0\.attn\.W_X'"):
         ours.weight("blocks.0.attn.W_X")
 

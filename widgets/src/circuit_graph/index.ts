@@ -2,6 +2,7 @@
 
 import "./style.css";
 import { type ArrayEntry, type Dtype, type Numbers, unpack } from "../shared/bytes.ts";
+import { signColours } from "../shared/colours.ts";
 import { copyPicture, copyText, fileName, flattened } from "../shared/copy.ts";
 import { button, make, markReady, onceAFrame, onWidth, sized, slider } from "../shared/dom.ts";
 import { Kernel } from "../shared/kernel.ts";
@@ -26,17 +27,7 @@ import {
   stopsOf,
   usefulStops,
 } from "./draw.ts";
-import {
-  drawEdges,
-  drawKind,
-  drawLayers,
-  drawNodes,
-  KINDS,
-  labelled,
-  outline,
-  signColours,
-  type Words,
-} from "./paint.ts";
+import { drawEdges, drawKind, drawLayers, drawNodes, KINDS, labelled, outline, type Words } from "./paint.ts";
 
 interface Spec {
   title: string;
