@@ -36,8 +36,9 @@ def neural_codes(
 
     The code of an item is one bit per neuron of the recorded layers, 1 if its activation is above 0. Few items share a code
     (low redundancy) if the code tells inputs apart; inputs of one class have near codes (few differing bits) if it also sorts
-    them. In a ReLU network a code is a linear region: within it the network is one linear map. With a smooth activation a bit
-    is only the sign, and nothing follows about linear regions.
+    them. In a network of ReLU layers alone a code is a linear region: within it the network is one linear map. In a transformer
+    with ReLU the code of a row fixes the linear map of each MLP, but attention and norms are not linear. With a smooth
+    activation a bit is only the sign, and nothing of the kind follows.
 
     Args:
         train: A recording with `blocks.*.mlp.act` (else `mlp.post`), or chosen layers of it, `recording["blocks.{2,3}.mlp.act"]`,
@@ -197,8 +198,12 @@ def _words(table: Ranking, codes: Codes, code: str, above: float | None) -> list
     if codes.negative or above is not None:
         bit = "the sign" if above is None else f"|a| > {above:g}"
         said.append(f"A bit is {bit} of an activation: the reading of a code as a linear region holds for ReLU with a > 0 only.")
-    elif code != "row":
-        said.append("A code of a whole sequence is no linear region either: that reading holds row by row (code='row').")
+    elif code == "row":
+        said.append(
+            "No activation is below zero, as with ReLU: a code fixes the linear map of each MLP, not of attention and norms between them."
+        )
+    else:
+        said.append("A code of a whole sequence is no linear region: that reading holds row by row (code='row').")
     return said
 
 
