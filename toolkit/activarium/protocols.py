@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -36,6 +37,14 @@ class Runner(Protocol):
 
     def weight(self, name: str) -> Tensor:
         """A named weight with named axes."""
+        ...
+
+    def removed(self, blocks: Sequence[str]) -> AbstractContextManager[Any]:
+        """While it is open, these blocks do not run and hand their input on."""
+        ...
+
+    def untrained(self, seed: int = 0) -> Runner:
+        """The same architecture with fresh random weights."""
         ...
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from activarium.capture._runner import TorchRunner
-from activarium.capture._sites import lens_alias
 from activarium.errors import InputError, OtherModel, UnknownSite, unknown
+from activarium.lens_names import NORMED, lens_alias
 
 # Values that are written to the stream, or are it: centring the writing weights moves them.
 STREAM = ("token_embed", "embed", "resid_pre", "resid_mid", "resid_post", "attn.out", "attn.proj", "mlp.out", "mlp.proj")
-NORMED = {"ln1.hook_normalized": "attn.in", "ln2.hook_normalized": "mlp.in"}
 
 
 @dataclass(frozen=True)

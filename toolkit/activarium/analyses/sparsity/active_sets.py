@@ -1,0 +1,171 @@
+"""Which neurons are active in each row of a layer, counted example by example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activarium.activations import Activations
+from activarium.analyses.layer_sites import by_example, examples_of, refuse_strange
+from activarium.analyses.sparsity.definitions import energy_below
+from activarium.analyses.sparsity.row_kinds import some_kept
+from activarium.errors import InputError
+
+ALMOST_ALL = 0.999  # share of neurons that are not zero above which nothing rectifies
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """The rows of one example that count.
+
+    Attributes:
+        number: Its place among the examples, from 0.
+        active: Boolean `row neuron`.
+        energy: Squared contributions `row neuron`, float64.
+        follows: Boolean per row: the row before it is the one right before it in the example.
+    """
+
+    number: int
+    active: Tensor
+    energy: Tensor
+    follows: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ActiveSets:
+    """One layer with its rule of what is active.
+
+    Attributes:
+        neurons: Values `row d_mlp`.
+        share: Active are the neurons that hold this share of a row's energy; None: those that are not zero.
+        norms: Norm of what a unit of each neuron writes, `(d_mlp,)`, or ones.
+        exclude: Row kinds left out.
+    """
+
+    neurons: Activations
+    share: float | None
+    norms: Tensor
+    exclude: Sequence[str]
+
+    @property
+    def width(self) -> int:
+        return self.neurons.shape[1]
+
+    def rows(self) -> np.ndarray:
+        """Indices of the rows that count."""
+        return some_kept(self.neurons, self.exclude).nonzero()[0]
+
+    def of(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Active neurons and squared contributions of rows `row neuron`."""
+        contribution = values.double() * self.norms
+        active = values != 0 if self.share is None else energy_below(contribution) > 1 - self.share + 1e-12
+        return active, contribution.square()
+
+    def examples(self) -> Iterator[Example]:
+        """Example by example, so that no number depends on how the rows were cut."""
+        keep = some_kept(self.neurons, self.exclude)
+        number = -1
+        for _, first, values in by_example(self.neurons):
+            chosen = first + keep[first : first + len(values)].nonzero()[0]
+            if not len(chosen):
+                continue
+            number += 1
+            some = values[torch.from_numpy(chosen - first)]
+            if not bool(some.isfinite().all()):
+                refuse_strange(self.neurons, "It would count as active.")
+            follows = np.concatenate([[False], np.diff(chosen) == 1])
+            yield Example(number, *self.of(some), torch.from_numpy(follows))
+
+
+@dataclass(frozen=True, eq=False)
+class Fired:
+    """Whole-number counts of one layer.
+
+    Attributes:
+        fires: Rows in which each neuron is active, `(half, neuron)`; a half is every second sequence.
+        rows: Rows of each half.
+        sums: Per sequence: active neurons, neurons in all, and over rows that follow another: active in both, active.
+    """
+
+    fires: np.ndarray
+    rows: np.ndarray
+    sums: np.ndarray
+
+    @property
+    def rates(self) -> np.ndarray:
+        """Share of all rows in which each neuron is active."""
+        return self.fires.sum(0) / self.rows.sum()
+
+    @property
+    def density(self) -> float:
+        return float(self.sums[:, 0].sum() / self.sums[:, 1].sum())
+
+    @property
+    def reuse(self) -> float:
+        """Share of the active neurons that were active in the row before."""
+        return float(self.sums[:, 2].sum() / self.sums[:, 3].sum()) if self.sums[:, 3].sum() else float("nan")
+
+    @property
+    def reuse_by_chance(self) -> float:
+        """Σr² / Σr: what it would be if every row drew its neurons anew with these rates."""
+        return float((self.rates**2).sum() / self.rates.sum()) if self.rates.sum() else float("nan")
+
+
+def fired(sets: ActiveSets) -> Fired:
+    """Count one layer.
+
+    Raises:
+        InputError: All but no neurons are not zero, so that this is no set.
+    """
+    fires, rows, sums = np.zeros((2, sets.width), np.int64), np.zeros(2, np.int64), []
+    for example in sets.examples():
+        active, half = example.active, example.number % 2
+        fires[half] += active.sum(0).cpu().numpy()
+        rows[half] += len(active)
+        both = (active[1:] & active[:-1])[example.follows[1:]]
+        sums.append([int(active.sum()), active.numel(), int(both.sum()), int(active[example.follows].sum())])
+    found = Fired(fires, rows, np.array(sums))
+    if sets.share is None and found.density >= ALMOST_ALL:
+        raise InputError(
+            f"{sets.neurons.site}: {100 * found.density:.2f} % of the neurons are not zero, as after a smooth activation (GELU, SiLU). "
+            "Say what is active: active=0.9 takes the neurons that hold 90 % of a row's energy."
+        )
+    return found
+
+
+def union_density(sets: ActiveSets, sizes: Sequence[int], draws: int, seed: int, *, together: bool) -> np.ndarray:
+    """Mean share of neurons that at least one row of a batch needs, per batch size; NaN where there are too few rows.
+
+    Args:
+        sets: The layer.
+        sizes: Rows in a batch.
+        draws: Batches per size.
+        seed: Draws them.
+        together: Rows that follow one another in one example (a prompt), rather than one row of each of several examples (decoding).
+    """
+    rows = sets.rows()
+    owner = examples_of(sets.neurons)[rows]
+    spans = np.split(rows, np.flatnonzero(np.diff(owner)) + 1)
+    generator = np.random.default_rng(seed)
+    found = []
+    for size in sizes:
+        fitting = [s for s in spans if len(s) >= size]
+        if (together and not fitting) or (not together and len(spans) < size):
+            found.append(np.nan)
+            continue
+        density = 0.0
+        for _ in range(draws):
+            if together:
+                span = fitting[generator.integers(len(fitting))]
+                start = int(generator.integers(len(span) - size + 1))
+                chosen = span[start : start + size]
+            else:
+                chosen = np.array([generator.choice(spans[i]) for i in generator.choice(len(spans), size, replace=False)])
+            active, _ = sets.of(sets.neurons.rows(chosen))
+            density += float(active.any(0).double().mean())
+        found.append(density / draws)
+    return np.array(found)
