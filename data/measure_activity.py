@@ -18,7 +18,15 @@ from activarium.data import corpus, scenes  # pyright: ignore[reportAttributeAcc
 from activarium.results import Report
 
 HERE = Path(__file__).parent
-SITES = ["embed", "blocks.*.resid_pre", "blocks.*.resid_mid", "blocks.*.resid_post", "blocks.*.attn.in", "blocks.*.attn.z", "blocks.*.mlp.*"]
+SITES = [
+    "embed",
+    "blocks.*.resid_pre",
+    "blocks.*.resid_mid",
+    "blocks.*.resid_post",
+    "blocks.*.attn.in",
+    "blocks.*.attn.z",
+    "blocks.*.mlp.*",
+]
 SENTENCES, SCENES, SEED = 12, 96, 31
 
 
@@ -100,7 +108,10 @@ def main() -> None:
     options.add_argument("--images", type=Path)
     asked = options.parse_args()
     torch.set_num_threads(1)
-    lines = ["# What is active in the bundled models\n", "Written by `python data/measure_activity.py`, in the words of the analyses themselves.\n"]
+    lines = [
+        "# What is active in the bundled models\n",
+        "Written by `python data/measure_activity.py`, in the words of the analyses themselves.\n",
+    ]
     for name, inputs, texts in given(asked.model, asked.texts, asked.images) if asked.model else bundled():
         for line in answers(name, inputs, texts):
             print(line, flush=True)
