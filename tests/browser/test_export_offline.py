@@ -76,6 +76,23 @@ def test_linked_widgets_point_together(page):
     assert "position 6" in grid.read_out()
 
 
+def test_a_map_points_at_the_same_layer_of_a_curve_and_back(offline, tmp_path):
+    opened, troubles = offline
+    curve = Series(np.arange(4), {"share": VALUES[:, 0], "count": VALUES[:, 1]}, "layer")
+    export_page({"Map": Grid(VALUES, axes="layer position"), "Curve": curve}, tmp_path / "page.html", linked=[("Map", "Curve")])
+    opened.goto((tmp_path / "page.html").as_uri())
+    wait_until(opened, "document.querySelectorAll('.act[data-ready]').length === 2")
+    grid, curves = (WidgetOnPage(opened, opened.locator(f".act-{kind}")) for kind in ("heatmap", "curves"))
+    grid.press("ArrowDown", "ArrowDown", "ArrowDown", "ArrowRight")
+    assert "layer 2" in grid.read_out()
+    assert "layer 2" in curves.read_out()
+    assert np.float32(curves.value()) == VALUES[2, 0]
+    curves.press("ArrowRight", "ArrowDown")
+    assert np.float32(curves.value()) == VALUES[3, 1]
+    assert "layer 3" in grid.read_out()
+    assert troubles == []
+
+
 def test_a_large_grid_says_that_it_is_a_preview(page):
     large = WidgetOnPage(page, page.locator(".act-heatmap").nth(1))
     large.move_to(0.3, 0.4)

@@ -12,6 +12,7 @@ from activarium.widgets.lettering import Words, lettered
 
 WIDTH, HEIGHT, FINE = 640, 260, 2
 LEFT, RIGHT, TOP, BELOW, LINE = 64, 12, 24, 34, 17
+DENSE = 2 * WIDTH  # more points than this are no line any more
 # Okabe and Ito's colours, as the widget has them on a light ground.
 COLOURS = np.array([[0, 114, 178], [213, 94, 0], [0, 128, 92], [168, 69, 138], [148, 98, 0], [47, 143, 196], [77, 77, 77]])
 DASHES = ((1, 0), (7, 4), (2, 3), (12, 4), (4, 4))  # pixels on, pixels off
@@ -101,19 +102,27 @@ class _Canvas:
 
     def line(self, x: np.ndarray, y: np.ndarray, colour: np.ndarray, radius: float, dash: tuple[int, int] = (1, 0)) -> None:
         good = np.isfinite(x) & np.isfinite(y)
-        if len(x) == 1:
-            x, y, good = x.repeat(2), y.repeat(2), good.repeat(2)
+        if len(x) > DENSE:
+            return self._envelope(x, np.where(good, y, np.nan), colour)
         on, off = dash
-        gone = 0.0
-        for at in np.flatnonzero(good[1:] & good[:-1]):
-            steps = int(2 * FINE * max(abs(x[at + 1] - x[at]), abs(y[at + 1] - y[at]))) + 2
-            share = np.linspace(0, 1, steps)
-            along = gone + share * np.hypot(x[at + 1] - x[at], y[at + 1] - y[at])
-            inked = share[along % (on + off) < on]
-            self._dots(x[at] + inked * (x[at + 1] - x[at]), y[at] + inked * (y[at + 1] - y[at]), radius, colour)
-            gone = float(along[-1])
+        joined = np.flatnonzero(good[1:] & good[:-1])
+        lengths = np.hypot(*(np.diff(v)[joined] for v in (x, y)))
+        begun = np.cumsum(lengths) - lengths
+        pieces = [np.linspace(0, 1, int(2 * FINE * length) + 2) for length in lengths]
+        inked = [share[(start + share * length) % (on + off) < on] for share, start, length in zip(pieces, begun, lengths, strict=True)]
+        if inked:
+            at, share = np.repeat(joined, [len(some) for some in inked]), np.concatenate(inked)
+            self._dots(x[at] + share * (x[at + 1] - x[at]), y[at] + share * (y[at + 1] - y[at]), radius, colour)
         alone = good & ~np.r_[False, good[:-1]] & ~np.r_[good[1:], False]
         self._dots(x[alone], y[alone], 2.5, colour)
+
+    def _envelope(self, x: np.ndarray, y: np.ndarray, colour: np.ndarray) -> None:
+        """Of more points than can be joined one by one, from the lowest to the highest in each column of pixels."""
+        known, starts = np.unique(np.rint(x * FINE).astype(int), return_index=True)
+        columns = np.arange(known[0], known[-1] + 1)
+        # A column without a point lies between its neighbours, unless one of those has nothing but missing values.
+        low, high = (np.interp(columns, known, extreme.reduceat(y, starts)) * FINE for extreme in (np.fmin, np.fmax))
+        self._fill(columns, low - 0.6, high + 0.6, colour, 0.9)
 
     def area(self, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: np.ndarray) -> None:
         good = np.isfinite(low) & np.isfinite(high)
@@ -130,14 +139,14 @@ class _Canvas:
                 self._fill(columns, flat, np.full(len(columns), FINE * ground), colour)
                 self.line(np.array([left, right]), np.array([height, height]), colour, 0.5)
 
-    def _fill(self, columns: np.ndarray, tops: np.ndarray, bottoms: np.ndarray, colour: np.ndarray) -> None:
+    def _fill(self, columns: np.ndarray, tops: np.ndarray, bottoms: np.ndarray, colour: np.ndarray, cover: float = 0.25) -> None:
         high, wide, _ = self.pixels.shape
         good = np.isfinite(tops) & np.isfinite(bottoms) & (columns >= 0) & (columns < wide)
         down = np.arange(high)[:, None]
         first, last = np.minimum(tops[good], bottoms[good]), np.maximum(tops[good], bottoms[good])
         inside = (down >= np.floor(first)) & (down <= np.floor(last))
         part = self.pixels[:, columns[good]]
-        part[inside] = (0.75 * part[inside] + 0.25 * colour).astype(np.uint8)
+        part[inside] = ((1 - cover) * part[inside] + cover * colour).astype(np.uint8)
         self.pixels[:, columns[good]] = part
 
     def _dots(self, x: np.ndarray, y: np.ndarray, radius: float, colour: np.ndarray) -> None:

@@ -38,25 +38,23 @@ def _shares(values: np.ndarray, spec: Mapping[str, Any], log: bool) -> np.ndarra
 
 
 def _ridge(pixels: np.ndarray, back: float, shares: np.ndarray, colours: np.ndarray) -> None:
-    left, ground = LEFT + ASIDE * back, GROUND - BACK * back
-    columns = int(left) + np.arange(ALONG)
+    left, ground = int(LEFT + ASIDE * back), int(GROUND - BACK * back)
     places = (np.arange(ALONG) + 0.5) / ALONG * len(shares) - 0.5
-    heights = np.interp(places, np.arange(len(shares)), shares)
     nearest = np.rint(places).astype(int).clip(0, len(shares) - 1)
-    # Between two pixels a spike rises by hundreds: the extreme of a cell keeps its whole height.
-    heights = np.where(np.isnan(shares[nearest]), np.nan, heights)
+    heights = np.where(np.isnan(shares[nearest]), np.nan, np.interp(places, np.arange(len(shares)), shares))
     tops = np.rint(ground - TALL * heights)
-    good = np.isfinite(tops)
-    down = np.arange(HEIGHT)[:, None]
-    part = pixels[:, columns]
+    if np.isnan(tops).all():
+        return
+    first = int(np.nanmin(tops))
+    part, down = pixels[first : ground + 1, left : left + ALONG], np.arange(first, ground + 1)[:, None]
     # Low ridges are pale, or a thousand of them would hide the few that matter.
     ink, size = colours[nearest].astype(float), np.nan_to_num(heights)[:, None]
-    inside = (down >= tops) & (down <= ground) & good
-    part[inside] = np.broadcast_to(_mixed(ink, 0.6 * size), part.shape)[inside]
+    inside = down >= tops  # false where a value is missing
+    # Between two pixels a spike rises by hundreds: its edge goes down to where its neighbours begin.
     beside = np.fmax(np.r_[tops[1:], tops[-1]], np.r_[tops[0], tops[:-1]])
-    line = (down >= tops) & (down <= np.fmax(beside, tops + 0.5)) & good
-    part[line] = np.broadcast_to(_mixed(ink, 0.3 + 0.7 * np.minimum(1, 4 * size)), part.shape)[line]
-    pixels[:, columns] = part
+    edge = inside & (down <= np.fmax(beside, tops + 0.5))
+    faint, bold = _mixed(ink, 0.6 * size), _mixed(ink, 0.3 + 0.7 * np.minimum(1, 4 * size))
+    part[:] = np.where(edge[..., None], bold, np.where(inside[..., None], faint, part))
 
 
 def _mixed(ink: np.ndarray, cover: np.ndarray) -> np.ndarray:

@@ -105,11 +105,11 @@ describe("heights", () => {
     expect(heightsOf(Float32Array.of(Number.NaN), linear)[0]).toBeNaN();
   });
 
-  it("bend above the median's power of ten", () => {
+  it("bend above the power of ten that the median stays under", () => {
     const log = heightScale(1000, 2.5, true);
-    expect([log.kind, log.knee]).toEqual(["symlog", 1]);
+    expect([log.kind, log.knee]).toEqual(["symlog", 10]);
     const [one, ten, most] = heightsOf(Float32Array.of(1, -10, 1000), log);
-    expect([one, ten, most].map((height) => height.toFixed(4))).toEqual(["0.2500", "0.5000", "1.0000"]);
+    expect([one, ten, most].map((height) => height.toFixed(4))).toEqual(["0.0333", "0.3333", "1.0000"]);
     expect(heightScale(0, 0, true).kind).toBe("linear");
   });
 

@@ -93,10 +93,10 @@ export function heightsOf(values: Numbers, scale: Scale): Float32Array {
   return Float32Array.from(values, (value) => Math.min(1, shareAt(scale, Math.abs(value))));
 }
 
-/** The scale of heights: from 0 to the largest size, bent above the median size or not. */
+/** The scale of heights: from 0 to the largest size; logarithmic above what is usual, which stays low. */
 export function heightScale(top: number, median: number, log: boolean): Scale {
   if (!log || !(median > 0)) return { kind: "linear", knee: 1, from: 0, to: top || 1 };
-  const knee = 10 ** Math.floor(Math.log10(median));
+  const knee = 10 ** Math.ceil(Math.log10(median));
   return { kind: "symlog", knee, from: 0, to: 1 + Math.log10(Math.max(1, top / knee)) };
 }
 

@@ -61,7 +61,7 @@ interface Spike {
 const START: Camera = { yaw: -24, pitch: 28 };
 const TURN = 15;
 const HEIGHTS = ["linear", "log"];
-const MARGIN = { left: 46, right: 58, top: 36, bottom: 44 };
+const MARGIN = { side: 78, sideSmall: 54, top: 36, bottom: 44 };
 
 class Landscape implements Scene {
   readonly keys: Record<string, Act> = {
@@ -186,13 +186,9 @@ class Landscape implements Scene {
       height: heightsOf(Float64Array.of(value), this.scale)[0],
       words: this.spikeWords(cell, value, small),
     }));
-    const box = {
-      x: MARGIN.left,
-      y: MARGIN.top,
-      width: Math.max(60, width - MARGIN.left - MARGIN.right),
-      height: height - MARGIN.top - MARGIN.bottom,
-    };
-    this.projection = projectionFor(this.camera, box, peaks);
+    const side = small ? MARGIN.sideSmall : MARGIN.side;
+    const size = { width: Math.max(60, width - 2 * side), height: height - MARGIN.top - MARGIN.bottom };
+    this.projection = projectionFor(this.camera, { x: side, y: MARGIN.top, ...size }, peaks);
     drawGround(brush, this.projection, this.scale, small ? "" : spec.unit, theme);
     drawLand(brush, land, this.heights, this.tints, this.camera, this.projection, theme);
     drawEdges(brush, this.projection, this.axes(), width, theme);
