@@ -37,7 +37,7 @@ def page(offline, tmp_path):
     }
     export_page(parts, tmp_path / "page.html", title=HOSTILE, linked=[("Text", "Grid")])
     opened.goto((tmp_path / "page.html").as_uri())
-    wait_until(opened, "document.querySelectorAll('.act[data-ready]').length === 4")
+    wait_until(opened, "document.querySelectorAll('.act[data-ready]').length === 5")
     yield opened
     assert troubles == []
     assert opened.evaluate("window.__pwned") is None
@@ -60,6 +60,11 @@ def test_read_outs_are_exact_without_a_kernel(page, screenshots):
     y, x = map(int, re.search(r"y (\d+) · x (\d+)", image.read_out()).groups())
     assert (y, x) == (0, 7)
     assert np.float32(image.value()) == MAPS[0, y, x]
+
+    curves = WidgetOnPage(page, page.locator(".act-curves"))
+    curves.move_to(0.6, 0.5)
+    assert curves.value() == int(re.search(r"x (\d)", curves.read_out())[1])
+    assert HOSTILE[:70] in curves.read_out()
     page.screenshot(path=screenshots / "export.png", full_page=True)
 
 
@@ -69,6 +74,23 @@ def test_linked_widgets_point_together(page):
     strip.settle()
     grid = WidgetOnPage(page, page.locator(".act-heatmap").first)
     assert "position 6" in grid.read_out()
+
+
+def test_a_map_points_at_the_same_layer_of_a_curve_and_back(offline, tmp_path):
+    opened, troubles = offline
+    curve = Series(np.arange(4), {"share": VALUES[:, 0], "count": VALUES[:, 1]}, "layer")
+    export_page({"Map": Grid(VALUES, axes="layer position"), "Curve": curve}, tmp_path / "page.html", linked=[("Map", "Curve")])
+    opened.goto((tmp_path / "page.html").as_uri())
+    wait_until(opened, "document.querySelectorAll('.act[data-ready]').length === 2")
+    grid, curves = (WidgetOnPage(opened, opened.locator(f".act-{kind}")) for kind in ("heatmap", "curves"))
+    grid.press("ArrowDown", "ArrowDown", "ArrowDown", "ArrowRight")
+    assert "layer 2" in grid.read_out()
+    assert "layer 2" in curves.read_out()
+    assert np.float32(curves.value()) == VALUES[2, 0]
+    curves.press("ArrowRight", "ArrowDown")
+    assert np.float32(curves.value()) == VALUES[3, 1]
+    assert "layer 3" in grid.read_out()
+    assert troubles == []
 
 
 def test_a_large_grid_says_that_it_is_a_preview(page):

@@ -52,10 +52,10 @@ BOOKS = {
 words = Overlay(relevance, ("block 0", "block 1"), tokens=tokens)
 parts = {"<b>text</b>": words, "heads": Grid(small, axes="layer position"), "loss": Series(np.arange(4), {"train": np.arange(4.0)})}
 box = act.show(Report(parts, ("Found <i>this</i>.",), title="A report"))
-strip, heat = [child for child in box.children if hasattr(child, "pointed")]
+strip, heat, loss = [child for child in box.children if hasattr(child, "pointed")]
 box""",
         ],
-        {"strip": ("tokens", 0), "heat": ("heatmap", 0)},
+        {"strip": ("tokens", 0), "heat": ("heatmap", 0), "loss": ("curves", 0)},
     ),
 }
 

@@ -156,6 +156,76 @@ def test_skipped_block_passes_its_input_on(family):
         model.run(data, edits=[SkipBlock(site="blocks.11")])
 
 
+ENDS = ["blocks.1.resid_pre", "blocks.1.resid_mid", "blocks.1.mlp.out", "blocks.1.resid_post", "blocks.1.attn.k", "blocks.1.attn.v"]
+RAGGED = [[20, 21, 22, 23], [24, 25], [26, 27, 28]]
+
+
+@pytest.mark.parametrize(
+    ("where", "skips"),
+    [
+        (Where(examples=1), [0, 0, 0, 0, 1, 1, 0, 0, 0]),
+        (Where(positions=(0, -1)), [1, 0, 0, 1, 1, 1, 1, 0, 1]),
+        (Where(examples=(0, 2), positions=2), [0, 0, 1, 0, 0, 0, 0, 0, 1]),
+        (Where(kinds="bos"), [0] * 9),
+        (Where(kinds="token"), [1] * 9),
+    ],
+)
+def test_a_block_is_skipped_at_just_the_rows_named(model, where, skips):
+    skips = torch.tensor(skips, dtype=torch.bool)
+    free = model.run(RAGGED, read=ENDS)
+    rec = model.run(RAGGED, read=ENDS, edits=[SkipBlock("blocks.1", where=where)])
+    post, pre = rec["blocks.1.resid_post"].tensor, rec["blocks.1.resid_pre"].tensor
+    assert torch.equal(post[skips], pre[skips])
+    assert torch.equal(post[~skips], free["blocks.1.resid_post"].tensor[~skips])
+    assert (post[~skips] != pre[~skips]).any(1).all()
+    # The block ran for every row: keys and values are those of the state that is carried past it.
+    for name in ("attn.k", "attn.v"):
+        assert torch.equal(rec[f"blocks.1.{name}"].tensor, free[f"blocks.1.{name}"].tensor)
+    assert torch.equal(rec.logits.tensor, free.logits.tensor) == (not skips.any())
+
+
+def test_later_blocks_see_the_carried_state(model):
+    """Skipping the first block at one row equals putting that row's embedding in the place of its output."""
+    where = Where(examples=0, positions=2)
+    rec = model.run(RAGGED, read=["embed", "blocks.0.resid_post"], edits=[SkipBlock("blocks.0", where=where)])
+    other = model.run(RAGGED, read=["blocks.0.resid_post"], edits=[Set("blocks.0.resid_post", rec["embed"].tensor[2], where=where)])
+    assert torch.equal(rec.logits.tensor, other.logits.tensor)
+
+
+def test_patches_skip_and_the_class_token_does_not():
+    vit = act.wrap(*testing.tiny("vit"), certify=False)
+    rec = vit.run(testing.images(), read=ENDS[:2] + ENDS[3:4], edits=[SkipBlock("blocks.1", where=Where(kinds="patch"))])
+    same = (rec["blocks.1.resid_post"].tensor == rec["blocks.1.resid_pre"].tensor).all(1)
+    assert same.tolist() == (rec.rows[""]["kind"] == "patch").tolist()
+
+
+def test_skips_and_other_edits_apply_in_list_order(model):
+    skip, add = SkipBlock("blocks.1", where=Where(examples=0)), Add("blocks.1.resid_post", VECTOR)
+    pre = model.run(RAGGED, read=ENDS[:1])["blocks.1.resid_pre"].tensor[:4]
+    for edits, wanted in (([skip, add], pre + VECTOR), ([add, skip], pre), ([skip, SkipBlock("blocks.1", where=Where(examples=1))], pre)):
+        assert torch.equal(model.run(RAGGED, read=ENDS[3:4], edits=edits)["blocks.1.resid_post"].tensor[:4], wanted)
+
+
+def test_a_gradient_passes_a_skipped_block_unchanged(model):
+    where = Where(positions=(0, 1, 2, 3, 4))
+    rec = model.run(
+        IDS, read=ENDS[:1] + ENDS[3:4], metrics=logit_difference([1, 1], [2, 2]), grad=True, edits=[SkipBlock("blocks.1", where=where)]
+    )
+    gradient = rec.backward()
+    assert torch.equal(gradient["blocks.1.resid_pre"].tensor, gradient["blocks.1.resid_post"].tensor)
+
+
+@pytest.mark.parametrize("chosen", ["heads", "features", "keys"])
+def test_parts_of_a_row_cannot_skip(model, chosen):
+    with pytest.raises(InputError, match=rf"passes blocks.1 whole or not at all; Where\({chosen}=…\) cannot choose parts"):
+        model.run(IDS, edits=[SkipBlock("blocks.1", where=Where(**{chosen: 0}))])
+
+
+def test_phases_are_refused_where_rows_have_none(model):
+    with pytest.raises(InputError, match="chooses rows of generate"):
+        model.run(IDS, edits=[SkipBlock("blocks.1", where=Where(phases="response"))])
+
+
 def test_detach_blocks_the_gradient(model):
     metric = logit_difference([1, 1], [2, 2])
     free = model.run(IDS, read="embed", metrics=metric, grad=True).backward()["embed"].tensor

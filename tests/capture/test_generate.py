@@ -215,6 +215,8 @@ def test_steering_applies_to_every_step(llama):
         Scale("blocks.1.attn.scores", 0.5),
         Add("blocks.0.resid_mid", torch.ones(32), where=Where(examples=1)),
         SkipBlock(site="blocks.1"),
+        SkipBlock("blocks.0", where=Where(positions=(1, 7))),
+        SkipBlock("blocks.1", where=Where(examples=(0, 2))),
         Zero("blocks.0.mlp.out", where=Where(positions=3)),
     ],
 )
@@ -246,6 +248,22 @@ def test_phases_are_edited_apart(llama):
         whole = made.recording["blocks.0.attn.pattern"].example(e).tensor
         assert (whole[1, len(prompt) :] == 0).all() and torch.allclose(whole[1, : len(prompt)].sum(-1), torch.ones(len(prompt)))
         assert torch.allclose(whole[0].sum(-1), torch.ones(len(whole[0])))
+
+
+@pytest.mark.parametrize("phase", ["prompt", "response"])
+def test_a_block_is_skipped_in_one_phase(llama, phase):
+    read = ["blocks.0.resid_pre", "blocks.0.resid_post", "blocks.0.attn.v", "blocks.1.resid_post", "logits"]
+    made = llama.generate(PROMPTS, max_new_tokens=3, read=read, edits=[SkipBlock("blocks.0", where=Where(phases=phase))])
+    rec = made.recording
+    same = (rec["blocks.0.resid_pre"].tensor == rec["blocks.0.resid_post"].tensor).all(1)
+    assert same.tolist() == (rec.rows[""]["phase"] == phase).tolist()
+    # Which rows skipped is known: the same as positions, in one clean forward over the final texts.
+    edits = []
+    for e, prompt in enumerate(PROMPTS):
+        length = len(prompt) + len(made.ids[e])
+        positions = tuple(range(len(prompt)) if phase == "prompt" else range(len(prompt), length))
+        edits.append(SkipBlock("blocks.0", where=Where(examples=e, positions=positions)))
+    law(llama, made, read, edits)
 
 
 def test_the_newest_row_is_the_last_one(llama):
@@ -442,7 +460,7 @@ def test_scribe_writes_and_is_read():
     assert set(frame["phase"]) == {"prompt", "response"} and np.issubdtype(frame["step"].dtype, np.integer)
 
 
-@pytest.mark.parametrize("documented", [TorchRunner.generate, Activations.tiles])
+@pytest.mark.parametrize("documented", [TorchRunner.generate, TorchRunner.sparse, Activations.tiles])
 def test_docstring_examples_run(documented):
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     (example,) = doctest.DocTestFinder(recurse=False).find(documented, documented.__name__, globs={})

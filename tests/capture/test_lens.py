@@ -121,6 +121,15 @@ def test_edits_do_the_same(family, kind, what):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_removed_block_does_not_run(kind):
+    model = lens("llama", kind)
+    skipped = model.run(RAGGED, edits=[SkipBlock("blocks.0")]).logits.tensor
+    with model.removed(["blocks.0"]):
+        assert torch.equal(model.run(RAGGED).logits.tensor, skipped)
+    assert not torch.equal(model.run(RAGGED).logits.tensor, skipped)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("site", ["resid_mid", "attn.q_rot", "attn.k_rot"])
 def test_edits_where_only_some_have_the_site(kind, site):
     edit = Scale(f"blocks.0.{site}", 1.7, where=Where(positions=(1,)))
@@ -183,8 +192,9 @@ def test_weights_readout_and_resume_are_the_same(kind):
         assert gap(rest.logits, theirs.run(RAGGED).logits) < 1e-5
     with pytest.raises(InputError, match=r"resumes from position 0 only; drop start="):
         ours.resume(RAGGED, "blocks.0.resid_post", stream, start=1)
-    with pytest.raises(InputError, match=r"is not read while it writes. Wrap the Hugging Face model"):
-        ours.generate(RAGGED)
+    for writes in (ours.generate, ours.decode, ours.sparse):
+        with pytest.raises(InputError, match=r"is not read while it writes. Wrap the Hugging Face model"):
+            writes(RAGGED)
     with pytest.raises(UnknownName, match=r"No weight called 'blocks\.0\.attn\.W_X'"):
         ours.weight("blocks.0.attn.W_X")
 

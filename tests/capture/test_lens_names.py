@@ -3,7 +3,7 @@
 import pytest
 
 from activarium.capture import lens_alias, lens_name
-from activarium.capture._sites import LENS
+from activarium.lens_names import LENS
 
 
 @pytest.mark.parametrize(

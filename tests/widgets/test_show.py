@@ -15,15 +15,16 @@ from activarium.widgets import base, registry, show, widget_for
 GRID = Grid(np.eye(2), axes="layer head", title="heads")
 TEXT = Overlay(np.ones((1, 2)), ("a",), tokens=("x", "y"))
 IMAGE = Overlay(np.ones((1, 2, 2)), ("a",), image=np.zeros((4, 4, 3), np.uint8))
+CURVE = Series(np.arange(3), {"loss": np.arange(3.0)})
 PLAIN = [
     Ranking(("a", "b"), np.array([2.0, 1.0])),
-    Series(np.arange(3), {"loss": np.arange(3.0)}),
+    Series(np.empty(0), {"loss": np.empty(0)}),
     Layout(("a",), np.zeros((1, 2))),
     Graph(("a", "b"), np.array([[0, 1]]), np.ones(1)),
 ]
 
 
-@pytest.mark.parametrize(("result", "name"), [(GRID, "Heatmap"), (TEXT, "TokenStrip"), (IMAGE, "ImageOverlay")])
+@pytest.mark.parametrize(("result", "name"), [(GRID, "Heatmap"), (TEXT, "TokenStrip"), (IMAGE, "ImageOverlay"), (CURVE, "Curves")])
 def test_each_kind_finds_its_widget(result, name):
     assert isinstance(show(result), getattr(activarium.widgets, name))
 

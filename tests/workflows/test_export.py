@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from activarium.errors import InputError
-from activarium.results import Grid, Overlay, Report, Series
+from activarium.results import Grid, Layout, Overlay, Report
 from activarium.widgets import payload, show
 from activarium.workflows.export import export_page
 
 HOSTILE = '</script><script>window.__pwned = 1</script><img src=x onerror="window.__pwned = 2">'
 GRID = Grid(np.arange(6, dtype="f4").reshape(2, 3), axes="layer head", title=HOSTILE, provenance={"analysis": "demo", "note": HOSTILE})
 TEXT = Overlay(np.ones((1, 2), "f4"), (HOSTILE,), tokens=("fine", HOSTILE))
-CURVE = Series(np.arange(3), {HOSTILE: np.arange(3.0)}, title="curve")
+PLANE = Layout((HOSTILE,), np.zeros((1, 2)), title="plane")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_every_module_is_stored_once(page):
 
 
 def test_hostile_words_are_nowhere_markup(page):
-    text = page({HOSTILE: GRID, "Text": TEXT, "Curve": CURVE, "Words": HOSTILE}, title=HOSTILE)
+    text = page({HOSTILE: GRID, "Text": TEXT, "Plane": PLANE, "Words": HOSTILE}, title=HOSTILE)
     assert HOSTILE not in text
     assert len(re.findall("<script", text)) == 2
     assert "<img src=x" not in text
@@ -67,7 +67,7 @@ def test_the_policy_names_exactly_the_script_that_is_there(page):
 
 
 def test_nothing_points_outside(page):
-    text = page({"Heads": GRID, "Text": TEXT, "Curve": CURVE})
+    text = page({"Heads": GRID, "Text": TEXT, "Plane": PLANE})
     assert not re.findall(r"https?://", text)
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", text)
 
@@ -83,7 +83,7 @@ def test_pictures_stand_in_where_scripts_are_off(page):
 
 
 def test_kinds_without_a_widget_are_static(page):
-    text = page({"Curve": CURVE})
+    text = page({"Plane": PLANE})
     assert '<div class="static">' in text
     assert not state(text)["state"]
 

@@ -255,7 +255,11 @@ class Detach(Edit):
 
 @dataclass(frozen=True)
 class SkipBlock(Edit):
-    """Take a block's input for its output. The block still runs, so its keys and values stay what they were.
+    """Take a block's input for its output, at the rows of `where`. The block still runs on all rows.
+
+    Its keys and values at skipped rows are therefore computed from the state that is carried past it, and other rows go on
+    attending to them. Hiding them is not offered: set the scores of those keys to minus infinity for that
+    (`Set("blocks.3.attn.scores", -inf, where=Where(keys=…))`). No time is saved.
 
     Attributes:
         site: The block, `blocks.3`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -36,6 +37,29 @@ class Runner(Protocol):
 
     def weight(self, name: str) -> Tensor:
         """A named weight with named axes."""
+        ...
+
+    def removed(self, blocks: Sequence[str]) -> AbstractContextManager[Any]:
+        """While it is open, these blocks do not run and hand their input on."""
+        ...
+
+    def untrained(self, seed: int = 0) -> Runner:
+        """The same architecture with fresh random weights."""
+        ...
+
+
+@runtime_checkable
+class Writer(Runner, Protocol):
+    """A loaded model that writes text token by token, with all of its neurons or with some."""
+
+    weights: Mapping[str, Any]
+
+    def decode(self, inputs: Any, max_new_tokens: int = 20, *, tokens: Any = None) -> Any:
+        """Write on in a bare loop: `ids` and `logits` by `example step`, `seconds` and `processor` time of each step, `inputs` with what was written."""
+        ...
+
+    def sparse(self, cores: Mapping[str, Any], *, means: Mapping[str, Any] | None = None) -> AbstractContextManager[Any]:
+        """Inside the block, MLPs run with their core neurons alone after the prompt."""
         ...
 
 

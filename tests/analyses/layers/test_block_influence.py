@@ -12,28 +12,11 @@ from activarium.activations import Activations
 from activarium.edits import SkipBlock
 from activarium.errors import InputError, NotFinite, UnknownSite
 from activarium.recording import Recording
-from activarium.rows import Rows
+
+from .stacks_by_hand import chain, table
 
 block_influence = act.analyses.block_influence
 ENDS = ["blocks.*.resid_pre", "blocks.*.resid_post"]
-
-
-def table(lengths: tuple[int, ...], kinds: list[str] | None = None) -> Rows:
-    count = sum(lengths)
-    columns = {
-        "example": np.repeat(np.arange(len(lengths)), lengths),
-        "position": np.concatenate([np.arange(n) for n in lengths]),
-        "kind": np.array(kinds or ["token"] * count, dtype=object),
-    }
-    return Rows(columns)
-
-
-def chain(*states: torch.Tensor, rows: Rows | None = None, cut: tuple[int, ...] = ()) -> Recording:
-    """A stack whose first state is `embed` and whose later ones are what each block gives."""
-    rows = rows or table((len(states[0]),))
-    names = ["embed", *(f"blocks.{i}.resid_post" for i in range(len(states) - 1))]
-    parts = [torch.tensor_split(s, list(cut)) if cut else s for s in states]
-    return Recording({n: Activations(p, "row d_model", site=n, index=rows) for n, p in zip(names, parts, strict=True)}, {"": rows})
 
 
 @pytest.fixture
@@ -309,6 +292,48 @@ def test_stacks_stand_apart_and_cross_attention_is_a_sublayer():
     assert list(report["decoder sublayers"].curves) == ["attention", "cross-attention", "mlp"]
     assert list(report["encoder sublayers"].curves) == ["attention", "mlp"]
     assert (curve(report, "encoder removal", "KL") > 0).all()
+
+
+def direct_cka(x: torch.Tensor, y: torch.Tensor) -> float:
+    """From the definition, by the Gram matrices over rows that one never wants to form."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    a, b = x @ x.T, y @ y.T
+    return float((a * b).sum() / (a.norm() * b.norm()))
+
+
+def test_similarity_is_linear_cka_over_rows(states):
+    rows = table((3, 5))
+    report = block_influence(chain(*states, rows=rows))
+    assert curve(report, "similarity", "linear CKA") == pytest.approx([direct_cka(x, y) for x, y in pairwise(states)])
+    assert report["similarity"].diagnostics["over"] == "all features"
+    cut = block_influence(chain(*states, rows=rows, cut=(2, 5)))
+    assert np.array_equal(curve(cut, "similarity", "linear CKA"), curve(report, "similarity", "linear CKA"))
+    assert np.array_equal(cut["cosines"].curves["blocks.2"], report["cosines"].curves["blocks.2"])
+
+
+def test_a_rotation_is_an_influence_but_no_loss_of_similarity(states):
+    turn = torch.linalg.qr(states[1, :6]).Q
+    report = block_influence(chain(states[0], states[0] @ turn, states[0] @ turn * 7))
+    assert curve(report, "similarity", "linear CKA") == pytest.approx([1.0, 1.0])
+    assert curve(report, "influence")[0] > 0.1
+    assert np.isnan(curve(block_influence(chain(torch.ones(4, 2), torch.ones(4, 2))), "similarity", "linear CKA")).all()
+
+
+def test_wide_sites_are_compared_along_random_directions():
+    random = torch.Generator().manual_seed(4)
+    x, noise = (torch.randn(60, 600, generator=random, dtype=torch.float64) for _ in range(2))
+    report = block_influence(chain(x, x, x + noise))
+    assert curve(report, "similarity", "linear CKA") == pytest.approx([1.0, direct_cka(x, x + noise)], abs=0.1)
+    assert curve(report, "similarity", "linear CKA")[0] == pytest.approx(1.0, abs=1e-12)
+    assert report["similarity"].diagnostics["over"] == "256 random directions of 600 features"
+
+
+def test_the_histogram_of_cosines_by_hand():
+    x = torch.tensor([[1.0, 0.0]] * 4)
+    y = torch.tensor([[2.0, 0.0], [5.0, 12.0], [-1.0, 0.0], [5.0, -12.0]])
+    histogram = block_influence(chain(x, y))["cosines"]
+    filled = {round(float(c), 4): float(s) for c, s in zip(histogram.x, histogram.curves["blocks.0"], strict=True) if s}
+    assert filled == {-0.9875: 0.25, 0.3875: 0.5, 0.9875: 0.25}
 
 
 def test_refusals(states):

@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 import activarium as act
 from activarium.activations import Activations
 from activarium.analyses.massive.sequences import position_classes
 from activarium.errors import InputError, NotFinite, UnknownSite
 from activarium.maths import lower_median
-from activarium.protocols import Runner
 from activarium.recording import Recording
 from activarium.rows import Rows
 
+from .planted_massive import DIM, LAYER, LAYERS, TOKEN, planted, wrapped
+
 massive_activations = act.analyses.massive_activations
-TOKEN, READ, DIM, LAYER = 17, 5, 44, 1  # the planted token, the dimension only it has, where it writes, in which block
 
 
 def table(texts: list[list[str]]) -> Rows:
@@ -112,37 +112,7 @@ def test_rows_are_classed_as_the_papers_do():
     ]  # fmt: skip
 
 
-# Planted through weights: token 17 alone has dimension 5; block 1 reads it and writes 1800 into dimension 44.
-
-
-def planted(size: float = 1800.0, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=40, hidden_size=64, intermediate_size=32, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=64, pad_token_id=0, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        embedding = model.model.embed_tokens.weight
-        embedding[:, [READ, DIM]] = 0.0
-        embedding[TOKEN, READ] = 0.5
-        for block in model.model.layers:
-            for silent in (READ, DIM):  # nothing else writes there
-                block.self_attn.o_proj.weight[silent] = 0.0
-                block.mlp.down_proj.weight[silent] = 0.0
-        mlp = model.model.layers[LAYER].mlp
-        for branch in (mlp.gate_proj, mlp.up_proj):
-            branch.weight[0] = 0.0
-            branch.weight[0, READ] = 1.0
-        mlp.down_proj.weight[:, 0] = 0.0
-        mlp.down_proj.weight[DIM, 0] = 1.0
-        written = model.model(torch.tensor([[3, 4, TOKEN, 6]]), output_hidden_states=True).hidden_states[LAYER + 1][0, 2, DIM]
-        mlp.down_proj.weight[DIM, 0] = size / written
-    return model.to(dtype)
-
-
-def wrapped(model: LlamaForCausalLM) -> Runner:
-    return act.wrap(model, certify="quick")  # reads are proven; nothing is written here
+# Planted through weights.
 
 
 def found(texts: list[list[int]], model: LlamaForCausalLM) -> set[tuple[str, int, int, int]]:
@@ -153,7 +123,7 @@ def found(texts: list[list[int]], model: LlamaForCausalLM) -> set[tuple[str, int
 
 
 def expected(*places: tuple[int, int]) -> set[tuple[str, int, int, int]]:
-    return {(f"blocks.{layer}.resid_post", e, p, DIM) for layer in range(LAYER, 4) for e, p in places}
+    return {(f"blocks.{layer}.resid_post", e, p, DIM) for layer in range(LAYER, LAYERS) for e, p in places}
 
 
 def test_the_planted_number_and_nothing_else():
@@ -192,6 +162,20 @@ def test_without_the_token_there_is_none_and_the_ratios_are_still_shown():
 def test_other_lengths_beside_it_change_nothing():
     texts = [[3], [3, 4, TOKEN, 6], list(range(1, 17)), [9, 10]]
     assert found(texts, planted()) == expected((1, 2))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_pads_on_either_side_change_nothing(side: str):
+    texts, width = [[3, 4, TOKEN, 6], list(range(1, 12))], 16
+    ids, mask = np.zeros((2, width), int), np.zeros((2, width), int)
+    for row, text in enumerate(texts):
+        place = slice(width - len(text), width) if side == "left" else slice(0, len(text))
+        ids[row, place], mask[row, place] = text, 1
+    recording = wrapped(planted()).run({"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}, read="blocks.*.resid_post")
+    hits = massive_activations(recording)["hits"].columns
+    assert {
+        (str(s), int(e), int(p), int(d)) for s, e, p, d in zip(*(hits[n] for n in ("layer", "example", "position", "dim")), strict=True)
+    } == (expected((0, 2)))
 
 
 def test_two_occurrences_are_two_hits_per_layer():

@@ -8,7 +8,7 @@ import torch
 
 import activarium as act
 from activarium.activations import Activations
-from activarium.analyses.sparsity.active_sets import LONGEST, active_set
+from activarium.analyses.sparsity.dimension_sets import LONGEST, active_set
 from activarium.data import corpus
 from activarium.errors import AxisError, InputError, NotFinite, UnknownSite
 from activarium.recording import Recording

@@ -6,7 +6,8 @@ from activarium.capture._inputs import Inputs, Space
 from activarium.capture._lens import LensRunner
 from activarium.capture._load import load, wrap
 from activarium.capture._runner import TorchRunner
-from activarium.capture._sites import Place, Site, SiteTable, lens_alias, lens_name
+from activarium.capture._sites import Place, Site, SiteTable
+from activarium.lens_names import lens_alias, lens_name
 
 __all__ = [
     "Certificate",

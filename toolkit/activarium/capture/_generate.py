@@ -16,6 +16,7 @@ from transformers import DynamicCache, EncoderDecoderCache, StoppingCriteriaList
 from activarium.capture._answers import needed, needs_kernel
 from activarium.capture._inputs import Inputs
 from activarium.capture._session import Session
+from activarium.capture._sparse_mlp import refuse_narrow
 from activarium.capture._steps import Step, Steps
 from activarium.capture._stops import Ends
 from activarium.edits import Edit, SkipBlock
@@ -62,6 +63,7 @@ def generate(
 ) -> Generation:
     """See `TorchRunner.generate`."""
     space = _space(model, prompts, max_new_tokens, num_beams)
+    refuse_narrow(model, names, edits)
     ends = Ends(model, prompts, space, stop)
     steps = Steps(model, prompts, space, names)
     chosen = {k: v for k, v in settings.items() if v is not None}

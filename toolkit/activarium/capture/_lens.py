@@ -125,7 +125,7 @@ class LensRunner(TorchRunner):
         yield
 
     def generate(self, *arguments: Any, **options: Any) -> Any:
-        """Refused: see `TorchRunner.generate`.
+        """Refused, as `decode` and `sparse` are: see `TorchRunner.generate`.
 
         Raises:
             InputError: Always; the Hugging Face model can be read while it writes.
@@ -133,6 +133,8 @@ class LensRunner(TorchRunner):
         raise InputError(
             f"{self.name} is a TransformerLens model, which is not read while it writes. Wrap the Hugging Face model: act.wrap(hf_model, tokenizer).generate(…)."
         )
+
+    decode = sparse = generate
 
     def resume(self, inputs: Any, at: str, values: Any, read: Any = (), *, start: int = 0, cached_kv: Any = None, **options: Any) -> Any:
         """Run only the rest of a forward: see `TorchRunner.resume`; every position is run.

@@ -26,9 +26,11 @@ from activarium.capture._interface import watching
 from activarium.capture._looks_back import looks_back
 from activarium.capture._normalise import normalise
 from activarium.capture._probe import Anatomy
+from activarium.capture._removed import standing_out
 from activarium.capture._resume import Resume
 from activarium.capture._session import Keep, Session, Stop, as_rows
 from activarium.capture._sites import Place, Site
+from activarium.capture._sparse_mlp import SparseMLPs, sparse_mlps
 from activarium.edits import Edit
 from activarium.errors import InputError, unknown
 from activarium.metrics import Metric
@@ -37,6 +39,7 @@ from activarium.rules import Rules, Secant
 
 if TYPE_CHECKING:
     from activarium.capture._certify import Certificate
+    from activarium.capture._decode import Decoded
     from activarium.capture._generate import Generation
 
 
@@ -52,6 +55,7 @@ class TorchRunner:
         watches: Attention passes through kernels that are routed through our seat, rather than through the model's own code.
         sites: All sites, as a table that prints itself.
         certificate: What was proven about them at load.
+        running_sparse: What `sparse` has opened and not closed yet.
     """
 
     certificate: Certificate
@@ -65,6 +69,8 @@ class TorchRunner:
         self.tokenizer, self.processor = encoder.tokenizer, encoder.processor
         self._lock = threading.RLock()  # widget messages arrive on another thread
         self._standing: list[Edit] = []
+        self._gone: list[str] = []  # blocks that do not run at present
+        self.running_sparse: list[SparseMLPs] = []
         self._hashed: tuple[Any, str] | None = None
         self._modules = dict(model.named_modules())
         self._paths = {id(m): p for p, m in self._modules.items()}
@@ -302,6 +308,11 @@ class TorchRunner:
         """
         from activarium.capture._generate import generate
 
+        if self._gone:
+            raise InputError(
+                f"{self._gone[0]} is removed, so it would leave a hole in the cache that generate counts positions by. "
+                f"Use generate(..., edits=[SkipBlock({self._gone[0]!r})])."
+            )
         options = {"do_sample": do_sample, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         prompts = self.inputs(inputs, bos=bos)
         with self._lock:
@@ -395,6 +406,96 @@ class TorchRunner:
         finally:
             with self._lock:
                 self._standing = before
+
+    @contextmanager
+    def removed(self, blocks: Sequence[str]) -> Iterator[TorchRunner]:
+        """Inside the block these blocks do not run: each hands its input on, which saves its time.
+
+        Answers are those of `SkipBlock`, which runs the block and throws its output away. Nothing inside a removed block can
+        be read, and `generate`, whose cache counts on every block, is refused.
+
+        Args:
+            blocks: Block names, `blocks.3`.
+
+        Raises:
+            UnknownName: No such block; the message lists them.
+            InputError: A block returns more than the stream (T5, BLOOM), which later blocks need.
+        """
+        with self._lock:
+            before, self._gone = self._gone, [*self._gone, *blocks]
+            try:
+                with standing_out(self, blocks):
+                    yield self
+            finally:
+                self._gone = before
+
+    def untrained(self, seed: int = 0) -> TorchRunner:
+        """The same architecture with fresh random weights, as its library makes them; this model is left alone.
+
+        It has the same sites, in the same places, but is not certified: blocks that add next to nothing cannot be told apart.
+
+        Args:
+            seed: Draws the weights; torch's own generator is left alone.
+
+        Raises:
+            InputError: The model is quantised, none of transformers' own, or not what its config says.
+        """
+        from activarium.capture._untrained import untrained
+
+        return untrained(self, seed)
+
+    @contextmanager
+    def sparse(self, cores: Mapping[str, Any], *, means: Mapping[str, Any] | None = None) -> Iterator[SparseMLPs]:
+        """Inside the block, the MLPs of these layers run with their core neurons alone whenever the model writes on.
+
+        Rows of the weights are gathered once, on entry. A forward with earlier keys and values is sparse (`generate` and `decode`
+        after the prompt), whatever its number of tokens; a prompt, and every `run`, is dense. One set serves all texts of a
+        batch. The weights are never touched, and the model is as before however the block ends.
+
+        Args:
+            cores: `blocks.3.mlp.post` → numbers of its core neurons.
+            means: `blocks.3.mlp.post` → mean of each neuron, `(d_mlp,)`: the others then give their mean instead of nothing, as an
+                offset of the output.
+
+        Yields:
+            The neurons by site, the share of neurons that run, and how many forwards ran sparsely.
+
+        Raises:
+            MissingSite: The layer is a mixture of experts, or the roles of its modules are not known; the message says why.
+            InputError: No such neuron, a layer of an encoder, weights that blocks share, or a model without a cache.
+
+        Example:
+            >>> import activarium as act
+            >>> model = act.wrap(*act.testing.tiny("opt"), certify=False)
+            >>> with model.sparse({"blocks.1.mlp.post": range(12)}) as running:
+            ...     written = model.generate("the cat", max_new_tokens=3)
+            >>> running.share, running.forwards
+            (0.25, 3)
+        """
+        with sparse_mlps(self, cores, means) as state:
+            self.running_sparse.append(state)
+            try:
+                yield state
+            finally:
+                self.running_sparse.remove(state)
+
+    def decode(self, inputs: Any, max_new_tokens: int = 20, *, tokens: Any = None, bos: Any = "tokenizer") -> Decoded:
+        """Write on with the likeliest tokens in a bare loop: nothing is read, nothing ends a text early, every step is timed.
+
+        Args:
+            inputs: See `inputs`; all prompts of one length.
+            max_new_tokens: Tokens to write, exactly.
+            tokens: Given tokens `(example, step)` in the place of the likeliest ones; the logits are then those before each of them.
+            bos: See `inputs`.
+
+        Raises:
+            InputError: Prompts of several lengths, or more tokens than the model has positions.
+        """
+        from activarium.capture._decode import decode
+
+        prompts = self.inputs(inputs, bos=bos)
+        with self._lock, torch.no_grad():
+            return decode(self, prompts, max_new_tokens, tokens)
 
     @cached_property
     def weights(self) -> dict[str, tuple[str, str, Any]]:

@@ -121,11 +121,17 @@ class Session:
         self._tap(write.place, write.name).edits.append((edit, self.model.sites.find(base).name))  # type: ignore[arg-type]
 
     def _plan_skip(self, edit: SkipBlock) -> None:
+        where = edit.where
+        for chosen in ("heads", "features", "keys"):
+            if getattr(where, chosen) is not None:
+                raise InputError(
+                    f"A row passes {edit.site} whole or not at all; Where({chosen}=…) cannot choose parts of it. "
+                    "Choose rows with examples=, positions=, kinds= or phases=."
+                )
+        entry = self._tap(self.model.block_entry(edit.site), f"skip:{edit.site}")
+        entry.reads = True
         post = self.model.sites.find(f"{edit.site}.resid_post")
-        tap = self._tap(post.place, post.name)  # type: ignore[arg-type]
-        tap.skips = f"skip:{edit.site}"
-        stored = self._tap(self.model.block_entry(edit.site), tap.skips)
-        stored.reads = True
+        self._tap(post.place, post.name).edits.append((edit, entry.name))  # type: ignore[arg-type]
 
     def _tap(self, place: Place, name: str) -> _Tap:
         taps = self._taps.setdefault((place.path, place.side), [])
@@ -205,8 +211,6 @@ class Session:
     def _handle(self, tap: _Tap, value: Tensor) -> Tensor:
         """Edit, then read; the value that goes on is returned, the same object if nothing changed."""
         self.fired[tap.name] += 1
-        if tap.skips:
-            value = self.raw[tap.skips].reshape(value.shape)
         for edit, base in tap.edits:
             if not edit.idle:
                 value = self._edited(value, edit, tap, base)
@@ -227,6 +231,9 @@ class Session:
         if tap.name.rpartition(".")[2] in DERIVED:
             return self.seat.tiles(raw, edit, space)
         view = read_cut(raw, tap.place.cut)
+        if isinstance(edit, SkipBlock):
+            assert base is not None
+            return write_cut(raw, self._skipped(view, self.raw[base].reshape(view.shape), edit, space), tap.place.cut)
         shifted = view if base is None else view + self.raw[base].reshape(view.shape)
         changed = self.change(shifted, edit, space)
         if changed is shifted:
@@ -237,9 +244,7 @@ class Session:
     def change(self, view: Tensor, edit: Edit, space: str) -> Tensor:
         """Values with one edit applied to the rows it touches; the same object if it touches none."""
         cells = self.touched(edit, space)
-        # Rows lie in two axes `example position`, or in one where a model flattens or pools them.
-        lead = 2 if view.ndim > 2 and tuple(view.shape[:2]) == self.cells(space) else 1
-        flat = view.flatten(0, 1) if lead == 2 else view
+        flat = self._flat(view, space)
         if cells is not None and not len(cells):
             return view
         picked = flat if cells is None else flat[cells]
@@ -248,6 +253,21 @@ class Session:
         if cells is None:
             return new.reshape(view.shape)
         return flat.index_put((cells,), new).reshape(view.shape)
+
+    def _skipped(self, left: Tensor, entered: Tensor, edit: SkipBlock, space: str) -> Tensor:
+        """What leaves a block, with what entered it at the rows that skip it."""
+        if not edit.where.rows_chosen:
+            return entered
+        cells = self.touched(edit, space)
+        assert cells is not None
+        if not len(cells):
+            return left
+        flat = self._flat(left, space)
+        return flat.index_put((cells,), self._flat(entered, space)[cells]).reshape(left.shape)
+
+    def _flat(self, view: Tensor, space: str) -> Tensor:
+        """Rows lie in two axes `example position`, or in one where a model flattens or pools them."""
+        return view.flatten(0, 1) if view.ndim > 2 and tuple(view.shape[:2]) == self.cells(space) else view
 
     def cells(self, space: str) -> tuple[int, int]:
         """Padded shape `(example, position)` of a row space."""
@@ -309,7 +329,7 @@ class Session:
         reads, edits = self.seat.wanted
         wanted = [t.name for t in taps if t.reads] + reads
         if self.stop_after is None:
-            wanted += [t.name for t in taps if t.edits or t.skips] + edits
+            wanted += [t.name for t in taps if t.edits] + edits
         for name in dict.fromkeys(wanted):
             if self.fired[name] != 1:
                 times = "did not fire" if not self.fired[name] else f"fired {self.fired[name]} times"
@@ -319,13 +339,12 @@ class Session:
 
 
 class _Tap:
-    """What happens at one place: edits in order (with the site to add first, if any), then perhaps a read."""
+    """What happens at one place: edits in order (with the site to add first or to take instead, if any), then perhaps a read."""
 
     def __init__(self, name: str, place: Place) -> None:
         self.name, self.place = name, place
         self.reads = False
         self.edits: list[tuple[Edit, str | None]] = []
-        self.skips: str | None = None
 
 
 def _only(old: Tensor, new: Tensor, edit: Edit) -> Tensor:

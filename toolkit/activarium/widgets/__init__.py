@@ -13,30 +13,40 @@ if TYPE_CHECKING:
 registry = Registry(__name__, Path(__file__).parent, "widget", class_name)
 
 
-def show(result: Result, model: Any = None) -> Any:
+def show(result: Result, model: Any = None, *, as_: str = "") -> Any:
     """What does this Result look like, to point at and click?
 
     Args:
         result: Any Result. A kind without a widget of its own shows its static picture; a Report shows its parts in order.
         model: A live model, for widgets that can run it again on a click.
+        as_: Name of the widget to show it with, where there are several: `"Landscape"` for a Grid that is a `Heatmap` otherwise.
 
     Returns:
         A widget, a box of widgets, or the Result itself where its static form is all there is. Jupyter displays each.
 
     Raises:
-        InputError: This is no Result.
+        InputError: This is no Result, or the named widget cannot show it.
+        UnknownName: No widget has the name in `as_`.
     """
     if not isinstance(result, Result):
         raise InputError(f"show() wants a Result; got {type(result).__name__}. Analyses return Results: show(act.analyses.logit_lens(…)).")
     if isinstance(result, Report):
+        if as_:
+            raise InputError(f"as_={as_!r} names a widget for one Result, and a Report has many. Show a part of it: {', '.join(result)}.")
         return _report(result, model)
-    widget = widget_for(result)
+    widget = registry.entry(as_ if as_ in registry else class_name(as_)).load() if as_ else widget_for(result)
     return result if widget is None else widget.of(result, model)
 
 
 def widget_for(result: Result) -> type["Widget"] | None:
-    """The widget class that shows this Result, or None if its static form is all there is."""
+    """The widget class that shows this Result, or None if its static form is all there is.
+
+    A Result that is best seen in a particular way names the widget: `diagnostics={"view": "Landscape"}`.
+    """
     kind = type(result).__name__
+    view = result.diagnostics.get("view")
+    if isinstance(view, str) and view in registry and registry.entry(view).load().accepts(result):
+        return registry.entry(view).load()
     # The files say what they show, so that only widgets of this kind are imported; one that needs more than a Result is made by name.
     fitting = (entry.load() for entry in registry if entry.settings.get("shows") == kind and "needs" not in entry.settings)
     return next((widget for widget in fitting if widget.accepts(result)), None)

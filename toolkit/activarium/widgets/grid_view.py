@@ -102,7 +102,7 @@ class GridView(Widget):
 
     def _send_payload(self) -> None:
         with self.hold_sync():
-            spec = _words(self.result) | {
+            spec = words_of(self.result) | {
                 "ranges": {name: list(r) for name, r in self._ranges.items()},
                 "data": list(self._extent),
                 "coded": list(self._ranges[self._clip]),
@@ -160,7 +160,8 @@ def _slices(values: np.ndarray) -> np.ndarray:
     return wide.reshape(-1, *last)
 
 
-def _words(grid: Grid) -> dict[str, Any]:
+def words_of(grid: Grid) -> dict[str, Any]:
+    """What every view of a Grid tells the browser about its axes and values."""
     return {
         "title": grid.title,
         "check": grid.checked,

@@ -2,15 +2,15 @@
 
 import "./style.css";
 import { type ArrayEntry, type Dtype, type Numbers, unpack } from "../shared/bytes.ts";
-import { copyPicture, copyText, fileName, flattened } from "../shared/copy.ts";
-import { button, make, markReady, onceAFrame, onWidth, sized, slider } from "../shared/dom.ts";
-import { Kernel } from "../shared/kernel.ts";
-import { type Act, hearKeys } from "../shared/keyboard.ts";
-import { Listeners, type Model, type Place, type Spot as Pointed, patient, toggled } from "../shared/model.ts";
+import { signColours } from "../shared/colours.ts";
+import { flattened } from "../shared/copy.ts";
+import { make, sized, slider } from "../shared/dom.ts";
+import type { Act } from "../shared/keyboard.ts";
+import type { Model, Place, Spot as Pointed } from "../shared/model.ts";
 import { exact, short } from "../shared/numbers.ts";
-import { ReadOut, type Said, sentence } from "../shared/readout.ts";
+import { type Said, sentence } from "../shared/readout.ts";
+import { type Scene, Stage } from "../shared/stage.ts";
 import { csv, visible } from "../shared/text.ts";
-import { onTheme, themeOf } from "../shared/theme.ts";
 import {
   arranged,
   type Drawing,
@@ -26,17 +26,7 @@ import {
   stopsOf,
   usefulStops,
 } from "./draw.ts";
-import {
-  drawEdges,
-  drawKind,
-  drawLayers,
-  drawNodes,
-  KINDS,
-  labelled,
-  outline,
-  signColours,
-  type Words,
-} from "./paint.ts";
+import { drawEdges, drawKind, drawLayers, drawNodes, KINDS, labelled, outline, type Words } from "./paint.ts";
 
 interface Spec {
   title: string;
@@ -64,30 +54,17 @@ const MOST_LINES = 5000;
 /** How much of the rest is seen while a node is pointed at, as the stylesheet has it. */
 const PALE = 0.22;
 
-class CircuitGraph {
-  private readonly listeners = new Listeners();
-  private readonly base = make("canvas", { class: "act-map" });
-  private readonly marks = make("canvas", { class: "act-marks", "aria-hidden": "true" });
-  private readonly plot = make("div", { class: "act-plot", tabindex: "0", role: "application" }, this.base, this.marks);
-  private readonly readOut = new ReadOut("Point at a node or use the arrow keys; click pins.");
+class CircuitGraph implements Scene {
   private readonly around = make("div", { class: "act-around" });
   private readonly count = make("output", { class: "act-output", "aria-live": "polite" });
-  private readonly caption = make("div", { class: "act-caption" });
   private readonly legend = make("div", { class: "act-circuit-legend" });
-  private readonly check = make("div", { class: "act-check" });
-  private readonly pinList = make("ul", { class: "act-pins", "aria-label": "pinned nodes" });
-  private readonly controls = make("div", { class: "act-controls" });
-  private readonly title = make("div", { class: "act-title" });
-  private readonly root = make("div", { class: "act act-circuit" });
-  private readonly slow: ReturnType<typeof patient<State>>;
-  private readonly redraw = onceAFrame(() => this.draw());
+  private readonly stage: Stage<State>;
   private arrays: Record<string, Numbers> | undefined;
   private stops: number[] = [0];
   private strongest = 1;
   private kept: number[] = [];
   private drawing: Drawing = { spots: [], rows: [], width: 0, height: 0 };
   private bar: HTMLInputElement | undefined;
-  private width = 0;
   /** Is the mouse or the keyboard on the drawing? Elsewhere what was pointed at stays known, but the rest gets its colours back. */
   private attended = false;
 
@@ -95,28 +72,19 @@ class CircuitGraph {
     private readonly model: Model<State>,
     el: HTMLElement,
   ) {
-    this.slow = patient(model);
-    const under = [this.readOut.element, this.around, this.legend, this.caption, this.check, this.pinList];
-    this.root.append(this.title, this.controls, this.plot, ...under);
-    el.append(this.root);
-    onTheme(this.listeners, this.redraw);
-    onWidth(this.root, this.listeners, (width) => {
-      this.width = width;
-      this.redraw();
-    });
-    this.listeners.to(model, "change:data", () => void this.load());
-    this.listeners.to(model, "change:threshold", () => this.prune());
-    for (const name of ["pointed", "pinned"]) this.listeners.to(model, `change:${name}`, () => this.mark());
+    const words = {
+      kind: "circuit",
+      rest: "Point at a node or use the arrow keys; click pins.",
+      pins: "pinned nodes",
+    };
+    this.stage = new Stage(model, el, words, this.around, this.legend);
+    this.stage.listeners.to(model, "change:threshold", () => this.prune());
     this.hearPointer();
-    hearKeys(this.plot, (act) => this.act(act));
-    void this.load();
-    new Kernel(model, this.listeners).ping(() => {});
+    this.stage.start(this, []);
   }
 
   stop(): void {
-    this.slow.stop();
-    this.listeners.stop();
-    this.root.remove();
+    this.stage.stop();
   }
 
   private get spec(): Spec {
@@ -136,16 +104,14 @@ class CircuitGraph {
     return { nodes, kinds: columns.kind, marks: this.marksOf?.marks };
   }
 
-  private async load(): Promise<void> {
+  async load(): Promise<void> {
     const { spec } = this;
     this.arrays = await unpack(this.model.get("data"), spec.arrays);
     const stops = stopsOf(this.arrays.values);
     this.strongest = stops[stops.length - 1] || 1;
     this.stops = usefulStops(this.net, stops);
-    this.title.textContent = spec.title;
-    this.check.textContent = spec.check;
     const size = `${spec.nodes.length} nodes, ${this.arrays.values.length} edges`;
-    this.plot.setAttribute("aria-label", `Circuit ${spec.title}, ${size}; ${KEYS}`);
+    this.stage.name(`Circuit ${spec.title}, ${size}; ${KEYS}`);
     this.fillControls();
     this.prune();
   }
@@ -154,14 +120,14 @@ class CircuitGraph {
     const last = this.stops.length - 1;
     const say = (step: number) => `≥ ${short(this.stops[step])}`;
     const label = slider("|weight|", [0, last], stopAt(this.stops, this.model.get("threshold")), say, (step) =>
-      this.slow.set("threshold", this.stops[step]),
+      this.stage.slow.set("threshold", this.stops[step]),
     );
     this.bar = label.querySelector("input")!;
-    const copies = [
-      button("PNG", "Copy the picture", () => void this.copyPng()),
-      button("CSV", "Copy the edges on screen", () => this.copyCsv()),
-    ];
-    this.controls.replaceChildren(label, this.count, make("span", { class: "act-push" }, ...copies));
+    const copies = this.stage.copies(
+      () => this.picture(),
+      () => this.copyCsv(),
+    );
+    this.stage.controls.replaceChildren(label, this.count, copies);
   }
 
   /** Leave what the threshold leaves, and say how much that is. */
@@ -174,24 +140,22 @@ class CircuitGraph {
     this.bar.parentElement!.querySelector("output")!.textContent = `≥ ${short(threshold)}`;
     const nodes = nodesOf(this.net, this.kept).length;
     this.count.textContent = `${this.kept.length} of ${this.arrays.values.length} edges, ${nodes} of ${this.spec.nodes.length} nodes`;
-    this.redraw();
+    this.stage.redraw();
   }
 
-  private draw(): void {
-    if (!this.arrays || !this.width) return;
-    const theme = themeOf(this.root);
+  draw(): void {
+    if (!this.arrays) return;
+    const { theme, width } = this.stage;
     const gutter = this.marksOf ? GUTTER : 6;
-    const bare = arranged(nodesOf(this.net, this.kept), this.arrays.rows, this.width - 4, gutter);
-    const density = devicePixelRatio || 1;
-    const brush = sized(this.base, bare.width, bare.height, density);
-    sized(this.marks, bare.width, bare.height, density);
+    const bare = arranged(nodesOf(this.net, this.kept), this.arrays.rows, width - 4, gutter);
+    const brush = this.stage.resize(bare.width, bare.height);
     this.drawing = labelled(brush, bare, this.words, theme);
     drawEdges(brush, this.drawing, this.net, this.lines(), this.strongest, theme);
     drawNodes(brush, this.drawing, this.words, theme);
     drawLayers(brush, this.drawing, this.words, theme);
     this.sayLegend();
     this.mark();
-    markReady(this.root);
+    this.stage.ready();
   }
 
   /** The edges that get a line. Every node stays; of very many edges only the largest could be told apart. */
@@ -202,23 +166,22 @@ class CircuitGraph {
   }
 
   /** Pointed and pinned nodes with their edges, over a paler rest; and what is pointed at in words. */
-  private mark(): void {
+  mark(): void {
     if (!this.arrays) return;
     const here = this.model.get("pointed")?.node;
     const pins = (this.model.get("pinned") ?? []).map(({ node }) => node).filter((node) => this.exists(node));
     const shown = this.drawing.spots.filter(({ node }) => (this.attended && node === here) || pins.includes(node));
-    this.base.classList.toggle("act-pale", shown.length > 0);
-    const brush = this.marks.getContext("2d")!;
-    brush.clearRect(0, 0, this.drawing.width, this.drawing.height);
-    const theme = themeOf(this.root);
+    this.stage.base.classList.toggle("act-pale", shown.length > 0);
+    const brush = this.stage.wiped();
+    const { theme } = this.stage;
     const edges = shown.flatMap(({ node }) => [...this.edges(node, 1), ...this.edges(node, 0)]);
     drawEdges(brush, this.drawing, this.net, edges, this.strongest, theme);
     const touched = new Set([...nodesOf(this.net, edges), ...shown.map(({ node }) => node)]);
     drawNodes(brush, this.drawing, this.words, theme, touched);
     for (const spot of shown) outline(brush, spot, pins.includes(spot.node));
-    this.pinList.replaceChildren(...pins.map((node) => make("li", {}, sentence(this.said(node)))));
+    this.stage.showPins(pins.map((node) => sentence(this.said(node))));
     if (!this.exists(here)) return;
-    this.readOut.say(this.said(here));
+    this.stage.readOut.say(this.said(here));
     this.around.replaceChildren(this.sideList("from", here, 1), this.sideList("to", here, 0));
     // Lists of other lengths must not push the page about.
     this.around.style.minHeight = `${Math.max(this.around.offsetHeight, Number.parseFloat(this.around.style.minHeight) || 0)}px`;
@@ -257,7 +220,7 @@ class CircuitGraph {
   /** The largest edges on one side of a node. */
   private sideList(word: string, node: number, side: 0 | 1): HTMLElement {
     const edges = this.edges(node, side);
-    const { below, above } = signColours(themeOf(this.root).dark);
+    const { below, above } = signColours(this.stage.theme.dark);
     const lines = edges.slice(0, LISTED).map((edge) => {
       const value = this.net.values[edge];
       const sign = make("span", { class: "act-sign", "aria-hidden": "true" });
@@ -275,7 +238,7 @@ class CircuitGraph {
   }
 
   private sayLegend(): void {
-    const theme = themeOf(this.root);
+    const theme = this.stage.theme;
     const { below, above } = signColours(theme.dark);
     const sign = (colour: string, words: string) => {
       const line = make("span", { class: "act-sign act-sign-line", "aria-hidden": "true" });
@@ -298,12 +261,12 @@ class CircuitGraph {
     if (this.marksOf) notes.push(`${this.marksOf.word}s at the left`);
     if (!this.kept.length) notes.push("no path is left at this threshold: lower it");
     if (this.kept.length > MOST_LINES) notes.push(`lines: the largest ${MOST_LINES} of ${this.kept.length} edges`);
-    this.caption.textContent = notes.join(" · ");
+    this.stage.caption.textContent = notes.join(" · ");
   }
 
   private point(spot: Spot | undefined): void {
     this.attend(true);
-    if (spot && this.model.get("pointed")?.node !== spot.node) this.slow.set("pointed", { node: spot.node });
+    if (spot) this.stage.point({ node: spot.node });
   }
 
   private attend(yes: boolean): void {
@@ -313,43 +276,39 @@ class CircuitGraph {
   }
 
   private pin(node: number | undefined): void {
-    if (!this.exists(node)) return;
-    this.model.set("pinned", toggled(this.model.get("pinned") ?? [], { node }));
-    this.model.save_changes();
+    if (this.exists(node)) this.stage.pin({ node });
   }
 
-  private act(act: Act): void {
+  act(act: Act): void {
     if (!this.arrays) return;
     const here = this.model.get("pointed")?.node;
     if (act.kind === "move") this.point(stepped(this.drawing, here, act.x, -Math.sign(act.y)));
     else if (act.kind === "zoom") this.cut(act.by > 1 ? 1 : -1);
-    else if (act.kind === "reset") this.slow.set("threshold", this.spec.start);
+    else if (act.kind === "reset") this.stage.slow.set("threshold", this.spec.start);
     else if (act.kind === "pin") this.pin(here);
     else if (act.kind === "copy") this.copyCsv();
-    else if (act.kind === "clear") {
-      this.slow.set("pointed", {});
-      this.readOut.clear();
-    }
+    else if (act.kind === "clear") this.stage.clear();
   }
 
   /** One stop up or down. */
   private cut(by: number): void {
     const step = stopAt(this.stops, this.model.get("threshold")) + by;
-    this.slow.set("threshold", this.stops[Math.min(Math.max(0, step), this.stops.length - 1)]);
+    this.stage.slow.set("threshold", this.stops[Math.min(Math.max(0, step), this.stops.length - 1)]);
   }
 
   private hearPointer(): void {
+    const { plot } = this.stage;
     const at = (event: MouseEvent) => {
-      const frame = this.plot.getBoundingClientRect();
+      const frame = plot.getBoundingClientRect();
       return nodeAt(this.drawing, event.clientX - frame.left, event.clientY - frame.top);
     };
-    this.plot.addEventListener("pointermove", (event) => this.point(at(event)));
-    for (const gone of ["pointerleave", "blur"]) this.plot.addEventListener(gone, () => this.attend(false));
-    this.plot.addEventListener("click", (event) => this.pin(at(event)?.node));
+    plot.addEventListener("pointermove", (event) => this.point(at(event)));
+    for (const gone of ["pointerleave", "blur"]) plot.addEventListener(gone, () => this.attend(false));
+    plot.addEventListener("click", (event) => this.pin(at(event)?.node));
   }
 
   private copyCsv(): void {
-    const { nodes, dtypes, title } = this.spec;
+    const { nodes, dtypes } = this.spec;
     const { edges, values } = this.net;
     const lines = this.kept.map((edge) => [
       nodes[edges[2 * edge]],
@@ -357,13 +316,12 @@ class CircuitGraph {
       Number(exact(values[edge], dtypes.values)),
     ]);
     const words = csv([["source", "target", this.spec.unit || "weight"], ...lines]);
-    void copyText(words, fileName(title)).then((done) => this.readOut.tell(done));
+    this.stage.copyText(words);
   }
 
-  private async copyPng(): Promise<void> {
-    const pale = this.base.classList.contains("act-pale") ? PALE : 1;
-    const picture = flattened([this.base, this.marks], themeOf(this.root).dark ? "#111" : "#fff", pale);
-    this.readOut.tell(await copyPicture(picture, fileName(this.spec.title)));
+  private picture(): HTMLCanvasElement {
+    const { base, marks, theme } = this.stage;
+    return flattened([base, marks], theme.dark ? "#111" : "#fff", base.classList.contains("act-pale") ? PALE : 1);
   }
 }
 

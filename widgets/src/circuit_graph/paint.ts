@@ -1,7 +1,7 @@
 /** Nodes and edges on a canvas: edges by sign and size, nodes by kind, so that no meaning hangs on colour alone. */
 
 import type { Numbers } from "../shared/bytes.ts";
-import { css, rampFor } from "../shared/colours.ts";
+import { signColours } from "../shared/colours.ts";
 import { cut, visible } from "../shared/text.ts";
 import type { Theme } from "../shared/theme.ts";
 import { type Drawing, type Net, rowNames, type Spot, swing } from "./draw.ts";
@@ -14,12 +14,6 @@ const GLYPH = 4;
 const WIDEST = 5;
 /** Lines of about one width share a path: one stroke for hundreds of edges. */
 const BUCKETS = 12;
-
-/** Colours of edges below and above zero. */
-export function signColours(dark: boolean): { below: string; above: string } {
-  const ramp = rampFor([-1, 1], dark);
-  return { below: css(ramp[1]), above: css(ramp[5]) };
-}
 
 export function drawEdges(
   brush: CanvasRenderingContext2D,

@@ -96,3 +96,9 @@ export function inkOn(ground: Rgb): "#000" | "#fff" {
   const [r, g, b] = ground.map((c) => ((c / 255 + 0.055) / 1.055) ** 2.4);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? "#000" : "#fff";
 }
+
+/** Colours of edges below and above zero. */
+export function signColours(dark: boolean): { below: string; above: string } {
+  const ramp = rampFor([-1, 1], dark);
+  return { below: css(ramp[1]), above: css(ramp[5]) };
+}

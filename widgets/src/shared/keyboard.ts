@@ -3,6 +3,7 @@
 export type Act =
   | { kind: "move"; x: number; y: number }
   | { kind: "zoom"; by: number }
+  | { kind: "turn"; x: number; y: number }
   | { kind: "reset" | "pin" | "copy" | "home" | "end" | "clear" | "peak" };
 
 const ARROWS: Record<string, [number, number]> = {
@@ -27,19 +28,19 @@ const PLAIN: Record<string, Act> = {
 
 type Pressed = Pick<KeyboardEvent, "key" | "shiftKey" | "ctrlKey" | "metaKey" | "altKey">;
 
-/** What this key press asks for, or nothing. */
-export function actOf(event: Pressed): Act | undefined {
+/** What this key press asks for, or nothing. `more`: keys that only this widget knows. */
+export function actOf(event: Pressed, more: Record<string, Act> = {}): Act | undefined {
   // Ctrl+C and friends stay with the browser.
   if (event.ctrlKey || event.metaKey || event.altKey) return undefined;
   const arrow = ARROWS[event.key];
   const step = event.shiftKey ? 10 : 1;
-  return arrow ? { kind: "move", x: arrow[0] * step, y: arrow[1] * step } : PLAIN[event.key];
+  return arrow ? { kind: "move", x: arrow[0] * step, y: arrow[1] * step } : (PLAIN[event.key] ?? more[event.key]);
 }
 
 /** Hear keys on a focused plot. Propagation stops, or the notebook's command mode would act on them as well. */
-export function hearKeys(plot: HTMLElement, act: (act: Act) => void): void {
+export function hearKeys(plot: HTMLElement, act: (act: Act) => void, more: Record<string, Act> = {}): void {
   plot.addEventListener("keydown", (event) => {
-    const meant = actOf(event);
+    const meant = actOf(event, more);
     if (!meant) return;
     event.preventDefault();
     event.stopPropagation();

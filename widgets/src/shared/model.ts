@@ -71,13 +71,13 @@ export function patient<State>(model: Model<State>, wait = 60): { set: Model<Sta
   return { set, stop };
 }
 
-export function sameSpot(a: Spot, b: Spot): boolean {
+export function sameSpot<Of extends Record<string, unknown>>(a: Of, b: Of): boolean {
   const names = Object.keys(a);
   return names.length === Object.keys(b).length && names.every((name) => a[name] === b[name]);
 }
 
 /** The pins with this one added, or taken away if it was there. */
-export function toggled(pins: readonly Spot[], spot: Spot): Spot[] {
+export function toggled<Of extends Record<string, unknown>>(pins: readonly Of[], spot: Of): Of[] {
   const rest = pins.filter((pin) => !sameSpot(pin, spot));
   return rest.length < pins.length ? rest : [...pins, spot];
 }

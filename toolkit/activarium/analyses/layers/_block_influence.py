@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pandas
 
-from activarium.activations import Activations
 from activarium.analyses.layer_sites import layer_number, layer_sites, refuse_strange
-from activarium.analyses.layers.redundancy import CALM, MEASURES, Pair, check_width, groups_of, spans, sums
+from activarium.analyses.layers.block_ends import Blocks, block_ends
+from activarium.analyses.layers.intervals import Intervals
+from activarium.analyses.layers.redundancy import BINS, CALM, MEASURES, check_width, groups_of, spans, sums
 from activarium.analyses.layers.removal import Removal, remove_each
+from activarium.analyses.layers.similarity import DIRECTIONS, WIDEST, linear_cka
+from activarium.analyses.layers.sublayers import sublayer_sums, sublayers
 from activarium.errors import InputError
-from activarium.maths import bootstrap_interval
 from activarium.protocols import Runner
 from activarium.recording import Recording
 from activarium.results import Grid, Report, Result, Series
-
-Blocks = dict[str, tuple[Activations, Activations]]  # `blocks.3` → input, output
 
 
 def block_influence(
@@ -54,7 +54,9 @@ def block_influence(
         A report with series over blocks, with intervals over sequences. `influence`: 1 − mean cosine of input and output, from
         0 to 2, over all rows, without first and special rows, and for each kind of row. `updates`: size of the update over
         size of the input, and its parts `along` (it scales; negative shrinks) and `across` (it turns), over all rows.
-        `sublayers`: influence of attention and MLP. The grid `angles` holds the angle between the input of block `from` and
+        `sublayers`: influence of attention and MLP. Over all rows, without intervals: `similarity`, the linear CKA of input
+        and output, which no rotation or scale lowers (beyond 512 features an estimate over 256 random directions), and
+        `cosines`, the histogram behind the mean. The grid `angles` holds the angle between the input of block `from` and
         the output `blocks` later, as a share of 180°, at the last row of a text (an image: its cls row, or else its
         patches). With a model, `removal`: KL(full ‖ removed) and for language models the rise of the next token's loss, both
         in nats, and `agreement`, the share of unchanged top answers. Models with several stacks have each part per stack.
@@ -67,7 +69,7 @@ def block_influence(
 
     Source:
         Influence: Men et al. 2024, ShortGPT: Layers in Large Language Models are More Redundant Than You Expect,
-        arXiv:2403.03853. Angles: Gromov et al. 2024, The Unreasonable Ineffectiveness of the Deeper Layers, arXiv:2403.17887.
+        arXiv:2403.03853. Similarity: Kornblith et al. 2019, arXiv:1905.00414. Angles: Gromov et al. 2024, The Unreasonable Ineffectiveness of the Deeper Layers, arXiv:2403.17887.
 
     Differs:
         Both average over real rows only, in float64, and leave zero vectors out, where the published code adds pads to the sum
@@ -81,8 +83,8 @@ def block_influence(
     """
     if (model is None) != (inputs is None):
         raise InputError("The cost of removing a block needs both model= and inputs=. Give both, or neither.")
-    stacks = {stack: _blocks(recording, stack, sites) for stack, sites in layer_sites(recording, ("resid_post",), "row d_model").items()}
-    draw = _Intervals(confidence, resamples, seed)
+    stacks = {stack: block_ends(recording, stack, sites) for stack, sites in layer_sites(recording, ("resid_post",), "row d_model").items()}
+    draw = Intervals(confidence, resamples, seed)
     parts: dict[str, Result] = {}
     words, notes = [], {"confidence": confidence, "seed": seed, "without": list(without)}
     for stack, blocks in stacks.items():
@@ -96,48 +98,8 @@ def block_influence(
     return Report(parts, tuple(words), title="Block influence", diagnostics=notes)
 
 
-class _Intervals:
-    """Mean and interval of a ratio of sums, `(sequence, block)`, always with the same draws of sequences."""
-
-    def __init__(self, confidence: float, resamples: int, seed: int) -> None:
-        self.options = {"confidence": confidence, "resamples": resamples, "seed": seed}
-
-    def __call__(self, above: np.ndarray, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        below = np.broadcast_to(below, above.shape)
-        total = below.sum(0)
-        some = total > 0  # a kind whose rows are all zero vectors has nothing to draw
-        ends = np.full((2, len(total)), np.nan)
-        if some.any():
-            ends[:, some] = bootstrap_interval(above[:, some], below[:, some], **self.options)[:2]
-        return np.divide(above.sum(0), total, out=np.full(len(total), np.nan), where=some), ends
-
-    def series(self, numbers: np.ndarray, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, unit: str) -> Series:
-        """A curve with its band for each pair of sums."""
-        made = {name: self(*pair) for name, pair in curves.items()}
-        values, bands = {n: m[0] for n, m in made.items()}, {n: m[1] for n, m in made.items()}
-        return Series(numbers, values, "block", bands, title=title, unit=unit)
-
-
-def _blocks(recording: Recording, stack: str, outputs: Mapping[str, Activations]) -> Blocks:
-    """Input and output of each block of a stack, as they really were."""
-    found: Blocks = {}
-    before = f"{stack}.embed".strip(".")
-    for i, (site, output) in enumerate(outputs.items()):
-        block = site.removesuffix(".resid_post")
-        number = layer_number(site, i)
-        previous = before if number == 0 else site.replace(f"blocks.{number}.", f"blocks.{number - 1}.")
-        name = next((n for n in (f"{block}.resid_pre", previous) if n in recording), None)
-        if name is None:
-            raise InputError(
-                f"What {block} was given is not in this recording: neither {block}.resid_pre nor {previous}. "
-                'Read both ends: model.run(inputs, read=["blocks.*.resid_pre", "blocks.*.resid_post"]).'
-            )
-        found[block] = recording[name], output
-    return found
-
-
 def _of_stack(
-    recording: Recording, blocks: Blocks, without: Sequence[int], draw: _Intervals
+    recording: Recording, blocks: Blocks, without: Sequence[int], draw: Intervals
 ) -> tuple[dict[str, Result], list[str], dict[str, Any]]:
     first = next(iter(blocks.values()))[0]
     check_width(first, without)
@@ -147,7 +109,7 @@ def _of_stack(
     numbers = np.array([layer_number(f"{name}.", i) for i, name in enumerate(blocks)])
     groups = groups_of(first)
     found = [sums((x, (y,), False), groups, without) for x, y in blocks.values()]
-    above, below = np.stack([f[0] for f in found], 1), np.stack([f[1] for f in found], 1)  # sequence, block, group[, measure]
+    above, below = np.stack([f.above for f in found], 1), np.stack([f.below for f in found], 1)  # sequence, block, group[, measure]
     influence = {name: (above[:, :, g, 0], below[:, :, g]) for g, name in enumerate(groups)}
     updates = {name: (above[:, :, 0, m + 1], below[:, :, 0]) for m, name in enumerate(MEASURES[1:])}
     turned, where = spans([x for x, _ in blocks.values()], [y for _, y in blocks.values()], without)
@@ -155,41 +117,29 @@ def _of_stack(
         "influence": draw.series(numbers, influence, "Influence of each block", "1 − cosine"),
         "updates": draw.series(numbers, updates, "Size of each block's update over its input", "share"),
         "angles": _angles(turned, list(blocks), where),
+        "similarity": _similarity(numbers, blocks, without),
+        "cosines": _cosines({name: f.cosines for name, f in zip(blocks, found, strict=True)}),
     }
-    if pairs := _sublayers(recording, blocks):
-        parts["sublayers"] = draw.series(numbers, _sublayer_sums(pairs, groups, without), "Influence of attention and MLP", "1 − cosine")
-    zeros = {name: f[2] for name, f in zip(blocks, found, strict=True) if f[2]}
+    if pairs := sublayers(recording, blocks):
+        parts["sublayers"] = draw.series(numbers, sublayer_sums(pairs, groups, without), "Influence of attention and MLP", "1 − cosine")
+    zeros = {name: f.zeros for name, f in zip(blocks, found, strict=True) if f.zeros}
     notes = {"rows": len(first), "sequences": len(above), "zero rows left out": zeros, "angles at": where}
     return parts, [*_words(list(blocks), parts), *_zero_words(zeros)], notes
 
 
-def _sublayers(recording: Recording, blocks: Blocks) -> dict[str, list[Pair]]:
-    """Name → its input and output in each block; nothing where some block lacks the sites."""
-
-    def all_blocks(ending: str) -> list[Activations] | None:
-        return [recording[f"{b}.{ending}"] for b in blocks] if all(f"{b}.{ending}" in recording for b in blocks) else None
-
-    before, after = [x for x, _ in blocks.values()], [y for _, y in blocks.values()]
-    if mid := all_blocks("resid_mid"):
-        cross = all_blocks("resid_cross")
-        chain = [before, mid, *([cross] if cross else []), after]
-        names = ["attention", *(["cross-attention"] if cross else []), "mlp"]
-        return {n: [(x, (y,), False) for x, y in zip(a, b, strict=True)] for n, a, b in zip(names, chain[:-1], chain[1:], strict=True)}
-    # Side by side there is no order: each is added to the block's own input.
-    writes = {name: all_blocks(f"{short}.out") for name, short in (("attention", "attn"), ("mlp", "mlp"))}
-    if not all(writes.values()):
-        return {}
-    return {f"{n} alone": [(x, (w,), True) for x, w in zip(before, found or (), strict=True)] for n, found in writes.items()}
+def _similarity(numbers: np.ndarray, blocks: Blocks, without: Sequence[int]) -> Series:
+    curve = np.array([linear_cka(x, y, without) for x, y in blocks.values()])
+    width = next(iter(blocks.values()))[0].shape[-1]
+    how = f"{DIRECTIONS} random directions of {width} features" if width > WIDEST else "all features"
+    title = "Similarity of each block's input and output (linear CKA)"
+    return Series(numbers, {"linear CKA": curve}, "block", title=title, unit="share", diagnostics={"over": how})
 
 
-def _sublayer_sums(
-    pairs: Mapping[str, list[Pair]], groups: Mapping[str, np.ndarray], without: Sequence[int]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    made = {}
-    for name, per_block in pairs.items():
-        found = [sums(pair, groups, without) for pair in per_block]
-        made[name] = np.stack([f[0][:, 0, 0] for f in found], 1), np.stack([f[1][:, 0] for f in found], 1)
-    return made
+def _cosines(counts: Mapping[str, np.ndarray]) -> Series:
+    """Share of all rows by the cosine of a block's input and output."""
+    middle = (BINS[:-1] + BINS[1:]) / 2
+    shares = {name: found / max(found.sum(), 1) for name, found in counts.items()}
+    return Series(middle, shares, "cosine of input and output", title="Rows by how far each block turns them", unit="share of rows")
 
 
 def _angles(turned: np.ndarray, names: list[str], where: str) -> Grid:
@@ -203,7 +153,7 @@ def _angles(turned: np.ndarray, names: list[str], where: str) -> Grid:
 
 
 def _removal(
-    model: Runner, inputs: Any, blocks: Blocks, influence: Result, draw: _Intervals, progress: bool
+    model: Runner, inputs: Any, blocks: Blocks, influence: Result, draw: Intervals, progress: bool
 ) -> tuple[dict[str, Result], list[str], dict[str, Any]]:
     cost: Removal = remove_each(model, inputs, list(blocks), progress)
     assert isinstance(influence, Series)

@@ -23,7 +23,7 @@ def patch_parts(rows: Activations, names: list[str], evidence: np.ndarray, answe
         image: The picture, or None.
     """
     labels = {"layer": names, "position": [str(t) for t in column(rows, "text", "")]}
-    grid, places = _on_grid(rows, evidence)
+    grid, places = on_grid(rows, evidence)
     parts: dict[str, Result] = {
         "evidence": Grid(evidence, ("layer", "position"), labels, title=f"Evidence for {answer!r}", unit="logits"),
         "patches": Grid(grid, ("layer", "height", "width"), {"layer": names}, title=f"Evidence for {answer!r} by patch", unit="logits"),
@@ -37,7 +37,7 @@ def patch_parts(rows: Activations, names: list[str], evidence: np.ndarray, answe
     ]
 
 
-def _on_grid(rows: Activations, evidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def on_grid(rows: Activations, evidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Values `(layer, height, width)` and which rows are patches."""
     places = column(rows, "kind", "token").astype(str) == "patch"
     y, x = column(rows, "y", -1)[places].astype(int), column(rows, "x", -1)[places].astype(int)

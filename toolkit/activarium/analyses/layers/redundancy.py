@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from activarium.errors import InputError
 MEASURES = ("influence", "relative update", "along", "across")
 SPECIAL = ("bos", "cls", "register", "special")
 CALM = "without first and special rows"
+BINS = np.linspace(-1, 1, 81)  # edges of the histogram of cosines
 AT_ONCE = 256  # examples whose last rows are held at one time
 
 Pair = tuple[Activations, tuple[Activations, ...], bool]  # input; output or writes; are they writes?
@@ -51,17 +53,34 @@ def groups_of(index: Activations) -> dict[str, np.ndarray]:
     return {name: rows for name, rows in groups.items() if rows.any()}
 
 
-def sums(pair: Pair, groups: Mapping[str, np.ndarray], without: Sequence[int]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Sums `(sequence, group, measure)`, the rows they are over `(sequence, group)`, and how many zero rows were left out.
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """What was added up over the rows of each sequence.
+
+    Attributes:
+        above: Sums of the measures, `(sequence, group, measure)`.
+        below: The rows they are over, `(sequence, group)`.
+        cosines: How many rows of all have a cosine in each of `BINS`.
+        zeros: Rows left out because their input or output is zero.
+    """
+
+    above: np.ndarray
+    below: np.ndarray
+    cosines: np.ndarray
+    zeros: int
+
+
+def sums(pair: Pair, groups: Mapping[str, np.ndarray], without: Sequence[int]) -> Sums:
+    """The measures of one block or sublayer.
 
     One example is in memory at a time, so the numbers do not depend on how the recording is cut into batches.
     """
     x, outputs, are_writes = pair
     member = np.stack(list(groups.values()), 1)
-    found, counts, zeros = [], [], 0
+    found, counts, zeros, cosines = [], [], 0, np.zeros(len(BINS) - 1, np.int64)
     for (_, start, before), *others in zip(by_example(x), *map(by_example, outputs), strict=True):
-        before = _without(before, without)
-        after = sum((_without(values, without) for _, _, values in others), before * are_writes)
+        before = left_out(before, without)
+        after = sum((left_out(values, without) for _, _, values in others), before * are_writes)
         assert isinstance(after, Tensor)
         real = _nonzero(before) & _nonzero(after)
         zeros += int((~real).sum())
@@ -69,25 +88,29 @@ def sums(pair: Pair, groups: Mapping[str, np.ndarray], without: Sequence[int]) -
         chosen = member[start : start + len(before)][real.cpu().numpy()].astype(np.float64)
         found.append(chosen.T @ values)
         counts.append(chosen.sum(0))
-    order = _by_number(x)
-    return np.stack(found)[order], np.stack(counts)[order], zeros
+        cosines += np.histogram((1 - values[:, 0]).clip(-1, 1), BINS)[0]
+    order = by_number(x)
+    return Sums(np.stack(found)[order], np.stack(counts)[order], cosines, zeros)
 
 
-def spans(inputs: Sequence[Activations], outputs: Sequence[Activations], without: Sequence[int]) -> tuple[np.ndarray, str]:
-    """Angles `(sequence, first block, blocks in the span)` at the rows that answer, NaN beyond the last block; and which rows."""
+def spans(
+    inputs: Sequence[Activations], outputs: Sequence[Activations], without: Sequence[int], longest: int | None = None
+) -> tuple[np.ndarray, str]:
+    """Angles `(sequence, first block, blocks in the span)` at the rows that answer, NaN beyond the last block; and which rows. `longest`: most blocks in a span."""
     rows, said = answering_rows(inputs[0])
     depth = len(inputs)
-    made = np.full((len(rows), depth, depth), np.nan)
+    reach = min(longest or depth, depth)
+    made = np.full((len(rows), depth, reach), np.nan)
     for start in range(0, len(rows), AT_ONCE):
         here = rows[start : start + AT_ONCE]
         flat, owner = np.concatenate(here), np.repeat(np.arange(len(here)), [len(r) for r in here])
-        ends = [_without(y.rows(flat), without) for y in outputs]
+        ends = [left_out(y.rows(flat), without) for y in outputs]
         for first, x in enumerate(inputs):
-            begin = _without(x.rows(flat), without)
-            for last in range(first, depth):
+            begin = left_out(x.rows(flat), without)
+            for last in range(first, min(first + reach, depth)):
                 turned = angles(begin, ends[last]).cpu().numpy()
                 made[start : start + len(here), first, last - first] = _means(turned, owner, len(here))
-    return made[_by_number(inputs[0])], said
+    return made[by_number(inputs[0])], said
 
 
 def answering_rows(index: Activations) -> tuple[list[np.ndarray], str]:
@@ -102,7 +125,7 @@ def answering_rows(index: Activations) -> tuple[list[np.ndarray], str]:
     return [rows[kinds[rows] == "patch"] for rows in each], "the patches of each image"
 
 
-def check_width(activations: Activations, without: Sequence[int]) -> None:
+def check_width(activations: Activations, without: Sequence[int], argument: str = "without") -> None:
     """Refuse features that are not there.
 
     Raises:
@@ -111,10 +134,10 @@ def check_width(activations: Activations, without: Sequence[int]) -> None:
     width = activations.shape[-1]
     strange = [f for f in without if not 0 <= f < width]
     if strange:
-        raise InputError(f"{activations.site} has features 0 to {width - 1}; without= names {strange[0]}. Choose among those.")
+        raise InputError(f"{activations.site} has features 0 to {width - 1}; {argument}= names {strange[0]}. Choose among those.")
 
 
-def _by_number(index: Activations) -> np.ndarray:
+def by_number(index: Activations) -> np.ndarray:
     """The places of the sequences in the order of their example numbers: a store may hold them in another one."""
     examples = examples_of(index)
     return np.argsort(examples[np.flatnonzero(np.diff(examples, prepend=-1))], kind="stable")
@@ -130,7 +153,8 @@ def _nonzero(x: Tensor) -> Tensor:
     return (x != 0).any(1)
 
 
-def _without(x: Tensor, features: Sequence[int]) -> Tensor:
+def left_out(x: Tensor, features: Sequence[int]) -> Tensor:
+    """Rows in float64 with some features set to zero."""
     x = x.double()
     return x.index_fill(1, torch.tensor(list(features), device=x.device), 0) if len(features) else x
 

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from activarium.activations import Activations
-from activarium.analyses.layer_sites import by_example, layer_number, layer_sites, refuse_strange
-from activarium.analyses.massive.sequences import COLUMNS, Measured, describe_hits, measure
-from activarium.analyses.massive.verdict import lifetime_words, persistent
-from activarium.errors import InputError
-from activarium.maths import bootstrap_interval
+from activarium.analyses.layer_sites import layer_sites
+from activarium.analyses.massive.stacks import check_thresholds, layer_of, stack_answer
 from activarium.recording import Recording
-from activarium.results import Ranking, Report, Result, Series
-
-KEPT = 1000  # hits that are listed; all of them are counted
+from activarium.results import Report, Result
 
 
 def massive_activations(recording: Recording | Activations, *, absolute: float = 100.0, ratio: float = 1000.0, seed: int = 0) -> Report:
@@ -62,85 +54,15 @@ def massive_activations(recording: Recording | Activations, *, absolute: float =
         >>> massive_activations(Activations(h, "row d_model", site="blocks.0.resid_post"))["hits"].values.tolist()
         [1400.0]
     """
-    for name, value in {"absolute": absolute, "ratio": ratio}.items():
-        if not value > 0:
-            raise InputError(
-                f"{name}={value} would call every number massive; give a positive one (Sun et al. use absolute=100, ratio=1000)."
-            )
+    check_thresholds(absolute, ratio)
     stacks = layer_sites(recording, ("resid_post",), "row d_model")
     parts: dict[str, Result] = {}
     words: list[str] = []
     notes: dict[str, Any] = {"absolute": absolute, "ratio": ratio, "median": "lower middle value, per sequence and layer"}
     for stack, sites in stacks.items():
-        layers = {site: _measured(activations, absolute, ratio) for site, activations in sites.items()}
-        made, said, counted = _answer(stack, sites, layers, absolute, ratio, seed)
+        layers = [layer_of(activations, absolute, ratio) for activations in sites.values()]
+        made, said, counted = stack_answer(stack, layers, absolute, ratio, seed)
         parts |= {f"{stack} {name}".strip(): part for name, part in made.items()}
         notes |= {f"{stack} {name}".strip(): value for name, value in counted.items()}
         words += said
     return Report(parts, tuple(words), title="Massive activations", unit="model units", diagnostics=notes)
-
-
-def _measured(activations: Activations, absolute: float, ratio: float) -> list[Measured]:
-    found = [measure(example, first, values, absolute, ratio) for example, first, values in by_example(activations)]
-    if not all(m.finite for m in found):
-        refuse_strange(activations, "No median and no ratio can be taken.")
-    if not found:
-        raise InputError(f"{activations.site or 'This site'} has no rows. Capture at least one example.")
-    return found
-
-
-def _answer(
-    stack: str, sites: Mapping[str, Activations], layers: Mapping[str, list[Measured]], absolute: float, ratio: float, seed: int
-) -> tuple[dict[str, Result], list[str], dict[str, Any]]:
-    table = {site: describe_hits(sites[site], measured) for site, measured in layers.items()}
-    largest = {site: describe_hits(sites[site], measured, largest=True) for site, measured in layers.items()}
-    numbers = np.array([layer_number(site, i) for i, site in enumerate(sites)])
-    sequences = len(next(iter(layers.values())))
-    dimensions = persistent(table, numbers, sequences)
-    biggest = _ranking(largest, "The largest number of each layer, massive or not", per_site=1)
-    ratios = _ratios(layers, numbers, seed)
-    parts: dict[str, Result] = {
-        "hits": _ranking(table, "Massive activations"),
-        "dimensions": dimensions,
-        "largest": biggest,
-        "sizes": _sizes(layers, numbers),
-        "ratio": ratios,
-    }
-    with_hit = {e for columns in table.values() for e in columns["example"].tolist()}
-    counted = {
-        "hits": sum(len(c["value"]) for c in table.values()),
-        "sequences": sequences,
-        "sequences with a hit": len(with_hit) / sequences,
-        "dtype": str(next(iter(sites.values())).dtype).removeprefix("torch."),
-        "median zero": sum(m.median == 0 for found in layers.values() for m in found),
-    }
-    return parts, lifetime_words(stack, dimensions, biggest, ratios, counted, absolute, ratio), counted
-
-
-def _ranking(table: Mapping[str, Mapping[str, np.ndarray]], title: str, per_site: int | None = None) -> Ranking:
-    """Numbers of all layers in one list, the largest multiple of the median first."""
-    chosen = {s: np.argsort(-c["ratio"], kind="stable")[: per_site or KEPT] for s, c in table.items()}
-    columns = {name: np.concatenate([table[s][name][i] for s, i in chosen.items()]) for name in COLUMNS}
-    layer = np.concatenate([np.full(len(i), s, dtype=object) for s, i in chosen.items()])
-    order = np.argsort(-columns["ratio"], kind="stable")[:KEPT]
-    names = tuple(
-        f"{layer[i]} · example {columns['example'][i]} · position {columns['position'][i]} {columns['text'][i]!r} · dim {columns['dim'][i]}"
-        for i in order
-    )
-    rest = {"layer": layer[order], **{n: columns[n][order] for n in COLUMNS if n != "ratio"}}
-    return Ranking(names, columns["ratio"][order], rest, title=title, unit="times the median")
-
-
-def _sizes(layers: Mapping[str, list[Measured]], numbers: np.ndarray) -> Series:
-    """The standard picture: the three largest sizes and the median of each layer."""
-    top = np.array([np.mean([m.top for m in found], axis=0) for found in layers.values()])
-    curves = {f"top {k + 1}": top[:, k] for k in range(top.shape[1])}
-    curves["median"] = np.array([np.mean([m.median for m in found]) for found in layers.values()])
-    return Series(numbers, curves, "layer", title="Largest sizes and median, averaged over sequences", unit="model units")
-
-
-def _ratios(layers: Mapping[str, list[Measured]], numbers: np.ndarray, seed: int) -> Series:
-    ratios = np.array([[m.ratio for m in found] for found in layers.values()])
-    low, high, _ = bootstrap_interval(ratios.T, np.ones_like(ratios.T), seed=seed)
-    curves = {"mean": ratios.mean(1), "largest": ratios.max(1)}
-    return Series(numbers, curves, "layer", {"mean": np.stack([low, high])}, title="Largest size over median", unit="times the median")

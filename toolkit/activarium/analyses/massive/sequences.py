@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from activarium.activations import Activations
 from activarium.analyses.layer_sites import column
 from activarium.maths import lower_median
 
+Columns = Mapping[str, np.ndarray]
 COLUMNS = ("ratio", "value", "energy share", "example", "row", "position", "text", "kind", "where", "dim")
 DELIMITERS = (".", "\n", "Ċ", "\\n", "<0x0A>")  # full stop and newline, as tokenizers write them
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from activarium.analyses.massive.sequences import Columns
 from activarium.results import Ranking, Series
 
 SHARE, RUN = 0.9, 3  # persistent: in this share of the sequences at this many consecutive layers
@@ -23,8 +24,6 @@ _COLUMNS = {
     "where": object,
     "persistent": np.bool_,
 }
-
-Columns = Mapping[str, np.ndarray]
 
 
 def persistent(table: Mapping[str, Columns], numbers: np.ndarray, sequences: int) -> Ranking:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from activarium.activations import Activations
 from activarium.analyses.layer_sites import by_example, column, layer_sites, refuse_strange
-from activarium.analyses.sparsity.active_sets import Occupancy, active_set, follows
+from activarium.analyses.sparsity.dimension_sets import Occupancy, active_set, follows
 from activarium.analyses.sparsity.dimension_table import Counted, DimensionTable
 from activarium.analyses.sparsity.row_kinds import EXCLUDED, left_out, left_out_words, some_kept
 from activarium.errors import InputError, UnknownSite

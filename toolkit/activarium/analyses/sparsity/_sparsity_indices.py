@@ -137,7 +137,7 @@ class _Measured:
 
 def _measured(activations: Activations, exclude: Sequence[str]) -> _Measured:
     keep = some_kept(activations, exclude)
-    first = (column(activations, "position", -1) == 0) & (column(activations, "kind", "token").astype(str) != "pad")
+    first = column(activations, "position", -1) == 0
     wanted = keep | first
     found = np.concatenate(list(_pieces(activations, wanted)))
     return _Measured(found[keep[wanted]], examples_of(activations)[keep], found[first[wanted]], activations.shape[-1])

@@ -1,128 +1,189 @@
-"""Which dimensions a row uses, and what is counted about them over consecutive rows of a sequence."""
+"""Which neurons are active in each row of a layer, counted example by example."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-LONGEST = 64  # the last bin of run lengths holds this length and every longer one
+from activarium.activations import Activations
+from activarium.analyses.layer_sites import by_example, examples_of, refuse_strange
+from activarium.analyses.sparsity.definitions import energy_below
+from activarium.analyses.sparsity.dropped import AT_ONCE
+from activarium.analyses.sparsity.row_kinds import some_kept
+from activarium.errors import InputError
+
+ALMOST_ALL = 0.999  # share of neurons that are not zero above which nothing rectifies
 
 
-def active_set(values: Tensor, energy: float, theta: float | None) -> np.ndarray:
-    """`row d` True where a dimension is used.
-
-    Args:
-        values: `row d`.
-        energy: The smallest set of dimensions with this share of a row's Σh²; of equal ones the first in number.
-        theta: If given, |h| > theta · rms(h) instead.
-    """
-    size = values.detach().double().abs()
-    squares = size / size.amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)  # 1800² is infinite in float16
-    squares = squares.square()
-    if theta is not None:
-        return (squares > theta**2 * squares.mean(1, keepdim=True)).cpu().numpy()
-    largest, order = squares.sort(dim=1, descending=True, stable=True)
-    reached = largest.cumsum(1)
-    before = reached - largest  # what is there without this dimension
-    inside = (before < energy * reached[:, -1:]) & (largest > 0)
-    return torch.zeros_like(inside).scatter(1, order, inside).cpu().numpy()
-
-
-def follows(positions: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """For each row of a sequence but the first: is it the next one and, in an image, of the same line of patches?"""
-    return (np.diff(positions) == 1) & (np.diff(lines) == 0)
-
-
-class Occupancy:
-    """Counts about one site. All integers are exact, whatever the batches.
+@dataclass(frozen=True, eq=False)
+class Example:
+    """The rows of one example that count.
 
     Attributes:
-        rows: Rows counted.
-        counts: (d,) rows in which a dimension is active.
-        links: Pairs of consecutive rows.
-        followed: (d,) active rows that have a next one.
-        pairs: (d,) rows active together with the one before.
-        runs: (d,) unbroken runs of active rows.
-        lengths: (d, LONGEST) runs by length.
-        within_followed: (d,) what `followed` would be on average if the rows of each sequence were shuffled.
-        within_pairs: (d,) the same of `pairs`.
-        shares: (d,) summed share of the energy of a row.
-        empty: Rows of zeros.
-        per_sequence: Per sequence: active, rows × d, pairs, followed.
+        number: Its place among the examples, from 0.
+        active: Boolean `row neuron`.
+        energy: Squared contributions `row neuron`, float64.
+        follows: Boolean per row: the row before it is the one right before it in the example.
     """
 
-    def __init__(self, width: int) -> None:
-        self.width, self.rows, self.links, self.empty = width, 0, 0, 0
-        self.counts, self.followed, self.pairs, self.runs = (np.zeros(width, np.int64) for _ in range(4))
-        self.lengths = np.zeros((width, LONGEST), np.int64)
-        self.within_followed, self.within_pairs, self.shares = (np.zeros(width) for _ in range(3))
-        self.per_sequence: list[tuple[int, int, int, int]] = []
-
-    def update(self, values: Tensor, active: np.ndarray, linked: np.ndarray) -> None:
-        """Add one sequence: its values `row d`, its active sets, and which row follows the one before."""
-        rows, on = len(active), active.sum(0)
-        now, before = active[1:][linked], active[:-1][linked]
-        followed, pairs, links = before.sum(0), (now & before).sum(0), int(linked.sum())
-        self.rows, self.links = self.rows + rows, self.links + links
-        self.counts += on
-        self.followed += followed
-        self.pairs += pairs
-        self.within_followed += links * on / rows
-        self.within_pairs += links * on * (on - 1) / max(rows * (rows - 1), 1)
-        squares = values.detach().double().square()
-        total = squares.sum(1, keepdim=True)
-        self.empty += int((total == 0).sum())
-        self.shares += torch.where(total > 0, squares / total, 0).sum(0).cpu().numpy()
-        self._runs(active, linked)
-        self.per_sequence.append((int(on.sum()), rows * self.width, int(pairs.sum()), int(followed.sum())))
-
-    def _runs(self, active: np.ndarray, linked: np.ndarray) -> None:
-        length = np.zeros(self.width, np.int64)
-        for row, now in enumerate(active):
-            goes_on = now if row and linked[row - 1] else np.zeros(self.width, bool)
-            self._ended(length, ~goes_on)
-            length = np.where(goes_on, length, 0) + now
-        self._ended(length, np.ones(self.width, bool))
-
-    def _ended(self, length: np.ndarray, over: np.ndarray) -> None:
-        which = np.flatnonzero(over & (length > 0))
-        self.lengths[which, np.minimum(length[which], LONGEST) - 1] += 1
-        self.runs[which] += 1
-
-    @property
-    def occupancy(self) -> np.ndarray:
-        """(d,) share of the rows in which a dimension is active."""
-        return self.counts / self.rows
-
-    @property
-    def persistence(self) -> np.ndarray:
-        """(d,) share of active rows whose next row is active too; NaN where there is none."""
-        return _ratio(self.pairs, self.followed)
-
-    @property
-    def within(self) -> np.ndarray:
-        """(d,) the same if the rows of each sequence were shuffled: exact expectation, nothing is drawn."""
-        return _ratio(self.within_pairs, self.within_followed)
-
-    @property
-    def mean_run(self) -> np.ndarray:
-        """(d,) mean length of a run."""
-        return _ratio(self.counts, self.runs)
+    number: int
+    active: Tensor
+    energy: Tensor
+    follows: Tensor
 
 
-def pooled(state: Occupancy) -> tuple[float, float, float]:
-    """Over all dimensions: persistence, base rate (rows shuffled over all sequences) and rows shuffled within theirs.
+@dataclass(frozen=True, eq=False)
+class ActiveSets:
+    """One layer with its rule of what is active.
 
-    A dimension counts as often as it is active, so the base rate is that of the active ones.
+    Attributes:
+        neurons: Values `row d_mlp`.
+        share: Active are the neurons that hold this share of a row's energy; None: those that are not zero.
+        norms: Norm of what a unit of each neuron writes, `(d_mlp,)`, or ones.
+        exclude: Row kinds left out.
     """
-    followed = state.followed.sum()
-    base = (state.followed * _ratio(state.counts - 1, np.full(state.width, state.rows - 1))).sum()
-    weighted = np.where(state.followed > 0, state.within, 0) * state.followed
-    sums = (state.pairs.sum(), base, weighted.sum())
-    measured, everywhere, within = (float(v / followed) if followed else float("nan") for v in sums)
-    return measured, everywhere, within
+
+    neurons: Activations
+    share: float | None
+    norms: Tensor
+    exclude: Sequence[str]
+
+    @property
+    def width(self) -> int:
+        return self.neurons.shape[1]
+
+    def rows(self) -> np.ndarray:
+        """Indices of the rows that count."""
+        return some_kept(self.neurons, self.exclude).nonzero()[0]
+
+    def of(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Active neurons and squared contributions of rows `row neuron`."""
+        contribution = values.double() * self.norms
+        active = values != 0 if self.share is None else energy_below(contribution) > 1 - self.share + 1e-12
+        return active, contribution.square()
+
+    def examples(self) -> Iterator[Example]:
+        """Example by example, so that no number depends on how the rows were cut."""
+        keep = some_kept(self.neurons, self.exclude)
+        number = -1
+        for _, first, values in by_example(self.neurons):
+            chosen = first + keep[first : first + len(values)].nonzero()[0]
+            if not len(chosen):
+                continue
+            number += 1
+            some = values[torch.from_numpy(chosen - first)]
+            if not bool(some.isfinite().all()):
+                refuse_strange(self.neurons, "It would count as active.")
+            follows = np.concatenate([[False], np.diff(chosen) == 1])
+            yield Example(number, *self.of(some), torch.from_numpy(follows))
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+@dataclass(frozen=True, eq=False)
+class Fired:
+    """Counts of one layer.
+
+    Attributes:
+        fires: Rows in which each neuron is active, `(half, neuron)`; a half is every second sequence.
+        rows: Rows of each half.
+        sums: Per sequence: active neurons, neurons in all, and over rows that follow another: active in both, active.
+        contribution: Σ over the rows in which each neuron is active of |contribution|.
+        energy: Σ over all rows of its squared contribution.
+    """
+
+    fires: np.ndarray
+    rows: np.ndarray
+    sums: np.ndarray
+    contribution: np.ndarray
+    energy: np.ndarray
+
+    @property
+    def rates(self) -> np.ndarray:
+        """Share of all rows in which each neuron is active."""
+        return self.fires.sum(0) / self.rows.sum()
+
+    @property
+    def density(self) -> float:
+        return float(self.sums[:, 0].sum() / self.sums[:, 1].sum())
+
+    @property
+    def reuse(self) -> float:
+        """Share of the active neurons that were active in the row before."""
+        return float(self.sums[:, 2].sum() / self.sums[:, 3].sum()) if self.sums[:, 3].sum() else float("nan")
+
+    @property
+    def reuse_by_chance(self) -> float:
+        """Σr² / Σr: what it would be if every row drew its neurons anew with these rates."""
+        return float((self.rates**2).sum() / self.rates.sum()) if self.rates.sum() else float("nan")
+
+
+def fired(sets: ActiveSets) -> Fired:
+    """Count one layer.
+
+    Raises:
+        InputError: All but no neurons are not zero, so that this is no set.
+    """
+    fires, rows, sums = np.zeros((2, sets.width), np.int64), np.zeros(2, np.int64), []
+    contribution, energy = np.zeros((2, sets.width))
+    for example in sets.examples():
+        active, half = example.active, example.number % 2
+        fires[half] += active.sum(0).cpu().numpy()
+        rows[half] += len(active)
+        contribution += torch.where(active, example.energy.sqrt(), 0).sum(0).cpu().numpy()
+        energy += example.energy.sum(0).cpu().numpy()
+        both = (active[1:] & active[:-1])[example.follows[1:]]
+        sums.append([int(active.sum()), active.numel(), int(both.sum()), int(active[example.follows].sum())])
+    found = Fired(fires, rows, np.array(sums), contribution, energy)
+    if sets.share is None and found.density >= ALMOST_ALL:
+        raise InputError(
+            f"{sets.neurons.site}: {100 * found.density:.2f} % of the neurons are not zero, as after a smooth activation (GELU, SiLU). "
+            "Say what is active: active=0.9 takes the neurons that hold 90 % of a row's energy."
+        )
+    return found
+
+
+def union_density(sets: ActiveSets, sizes: Sequence[int], draws: int, seed: int, *, together: bool) -> np.ndarray:
+    """Mean share of neurons that at least one row of a batch needs, per batch size; NaN where there are too few rows.
+
+    Args:
+        sets: The layer.
+        sizes: Rows in a batch.
+        draws: Batches per size.
+        seed: Draws them.
+        together: Rows that follow one another in one example (a prompt), rather than one row of each of several examples (decoding).
+    """
+    rows = sets.rows()
+    spans = np.split(rows, np.flatnonzero(np.diff(examples_of(sets.neurons)[rows])) + 1)
+    generator = np.random.default_rng(seed)
+    found = []
+    for size in sizes:
+        fitting = [s for s in spans if len(s) >= size]
+        if (together and not fitting) or (not together and len(spans) < size):
+            found.append(np.nan)
+            continue
+        chosen = np.stack([_on_end(fitting, size, generator) if together else _one_each(spans, size, generator) for _ in range(draws)])
+        at_once = max(1, AT_ONCE // (size * sets.width))
+        counts = [_in_use(sets, chosen[i : i + at_once]) for i in range(0, draws, at_once)]
+        found.append(sum(counts) / (draws * sets.width))
+    return np.array(found)
+
+
+def _on_end(spans: Sequence[np.ndarray], size: int, generator: np.random.Generator) -> np.ndarray:
+    """Rows on end of one example."""
+    span = spans[int(generator.integers(len(spans)))]
+    start = int(generator.integers(len(span) - size + 1))
+    return span[start : start + size]
+
+
+def _one_each(spans: Sequence[np.ndarray], size: int, generator: np.random.Generator) -> np.ndarray:
+    """One row of each of several examples."""
+    return np.array([generator.choice(spans[i]) for i in generator.choice(len(spans), size, replace=False)])
+
+
+def _in_use(sets: ActiveSets, batches: np.ndarray) -> int:
+    """Neurons that at least one row of a batch needs, summed over batches `(batch, row)`."""
+    active, _ = sets.of(sets.neurons.rows(batches.ravel()))
+    return int(active.unflatten(0, batches.shape).any(1).sum())

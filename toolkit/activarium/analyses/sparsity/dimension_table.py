@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from activarium.analyses.layer_sites import layer_number
-from activarium.analyses.sparsity.active_sets import LONGEST, Occupancy, pooled
+from activarium.analyses.sparsity.dimension_sets import LONGEST, Occupancy, pooled
 from activarium.maths import bootstrap_interval
 from activarium.results import Grid, Ranking, Result, Series
 

@@ -9,7 +9,8 @@ export interface Gestures {
   hover(point: Point): void;
   click(point: Point): void;
   drag(dx: number, dy: number): void;
-  zoom(by: number, point: Point): void;
+  /** Left out where there is nothing to zoom: the wheel then scrolls the page. */
+  zoom?(by: number, point: Point): void;
 }
 
 /** A hand is not steady: less than this is a click, not a drag. */
@@ -40,11 +41,13 @@ export function hearPointer(plot: HTMLElement, gestures: Gestures): void {
   plot.addEventListener("pointercancel", () => {
     held = undefined;
   });
+  const { zoom } = gestures;
+  if (!zoom) return;
   // The notebook keeps its scrolling: the wheel zooms only with ctrl, or while the plot has the focus.
   const wheel = (event: WheelEvent) => {
     if (!event.ctrlKey && !event.metaKey && document.activeElement !== plot) return;
     event.preventDefault();
-    gestures.zoom(2 ** (-event.deltaY / 240), point(event));
+    zoom(2 ** (-event.deltaY / 240), point(event));
   };
   plot.addEventListener("wheel", wheel, { passive: false });
 }

@@ -1,0 +1,151 @@
+"""One dictionary while it learns: its weights, optimiser and counters, a step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from activarium.dictionaries.design import Origin
+from activarium.dictionaries.objectives import objective
+from activarium.dictionaries.recipe import TOP, Recipe
+from activarium.dictionaries.rows import Statistics
+from activarium.dictionaries.sae import SAE
+from activarium.errors import NotFinite
+
+THRESHOLD_RATE = 0.01
+UNIT = (*TOP, "gated")  # their directions keep length 1; the others' lengths stand in the penalty
+
+
+class Learner:
+    """Weights, optimiser and counters of one recipe.
+
+    Attributes:
+        recipe: How it is trained.
+        sae: The dictionary, for scaled rows.
+        scale: What rows are multiplied by: mean length √d_in.
+        target_scale: The same for what is written.
+        step: Steps taken.
+    """
+
+    def __init__(self, recipe: Recipe, statistics: Statistics, transcoder: bool, steps: int) -> None:
+        inputs, targets = statistics.inputs, statistics.targets
+        self.recipe, self.steps, self.step = recipe, steps, 0
+        self.scale, self.target_scale = (len(s.mean) ** 0.5 / max(s.length, 1e-30) for s in (inputs, targets))
+        self.sae = SAE(recipe.design(len(inputs.mean), len(targets.mean), transcoder), seed=recipe.seed)
+        with torch.no_grad():
+            self.sae.b_dec.copy_((self.target_scale * targets.mean).float())  # centred from the start: few features begin dead
+            if recipe.kind not in UNIT:
+                # Short directions and long encoders would be undone by the penalty; both begin as one tenth (Anthropic, April 2024).
+                self.sae.W_dec.mul_(0.1)
+                self.sae.encoder.copy_(self.sae.W_dec if not transcoder else 0.1 * self.sae.encoder)
+        self.spread = self.target_scale**2 * float(targets.variance.sum())
+        self.silent = torch.zeros(recipe.features, dtype=torch.int64)
+        self.average = 0.0  # of the batch's smallest kept code, not yet corrected for its beginning at 0
+        self.noted = 0  # batches in that average
+        betas = (0.0, 0.999) if recipe.kind in ("jumprelu", "gated") else (0.9, 0.999)
+        self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=recipe.rate, betas=betas, fused=True)
+        self.sums = [0.0, 0, 0]  # squared error, codes, rows since the last note
+
+    @property
+    def threshold(self) -> float:
+        """Running mean of the smallest code that a batch keeps."""
+        return self.average / (1 - (1 - THRESHOLD_RATE) ** self.noted) if self.noted else 0.0
+
+    @property
+    def dead(self) -> Tensor:
+        """Features without a code for so many rows, boolean."""
+        return self.silent >= self.recipe.dead_after
+
+    def learn(self, x: Tensor, y: Tensor) -> None:
+        """One step on rows and targets as the model has them.
+
+        Raises:
+            NotFinite: The loss is not finite any more.
+        """
+        sae, recipe = self.sae, self.recipe
+        rows, targets = self.scale * x, self.target_scale * y
+        done = objective(recipe, sae, rows, targets if sae.design.transcoder else rows, self.dead, self.threshold)
+        if not bool(done.loss.isfinite()):
+            raise NotFinite(
+                f"The loss of {recipe.kind} is {float(done.loss.detach())} at step {self.step}: it diverged. Take a smaller learning_rate= than {recipe.rate:.2g}."
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        done.loss.backward()
+        with torch.no_grad():
+            self._tidied()
+        torch.nn.utils.clip_grad_norm_(sae.parameters(), recipe.clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.rate * self._schedule()
+        self.optimiser.step()
+        with torch.no_grad():
+            self._held()
+        self._count(done, len(x))
+
+    def _tidied(self) -> None:
+        """Directions of length 1 may turn, not grow: what would change their length is taken out before the clip sees it."""
+        grad = self.sae.W_dec.grad
+        if self.recipe.kind in UNIT and grad is not None:
+            grad -= (grad * self.sae.W_dec).sum(1, keepdim=True) * self.sae.W_dec
+
+    def _held(self) -> None:
+        if self.recipe.kind in UNIT:
+            self.sae.W_dec.div_(self.sae.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        if self.recipe.kind == "jumprelu":
+            self.sae.threshold.clamp_(min=0)
+
+    def _schedule(self) -> float:
+        """Up in the beginning, down to 0 at the end."""
+        rising = (self.step + 1) / max(1, self.recipe.warm_up * self.steps)
+        falling = (self.steps - self.step) / max(1, self.recipe.decay * self.steps)
+        return min(1.0, rising, falling)
+
+    def _count(self, done: Any, rows: int) -> None:
+        self.silent += rows
+        self.silent[done.fired] = 0
+        if done.threshold is not None:
+            self.average = (1 - THRESHOLD_RATE) * self.average + THRESHOLD_RATE * done.threshold
+            self.noted += 1
+        for i, value in enumerate((float(done.error), done.active, rows)):
+            self.sums[i] += value
+        self.step += 1
+
+    def note(self) -> dict[str, float]:
+        """Unexplained variance, codes per row and dead features since the last note."""
+        error, active, rows = self.sums
+        self.sums = [0.0, 0, 0]
+        rows = max(rows, 1)
+        return {"unexplained variance": error / rows / max(self.spread, 1e-30), "active": active / rows, "dead": int(self.dead.sum())}
+
+    def finished(self, origin: Origin) -> SAE:
+        """The dictionary for rows as the model has them; one threshold for `batchtopk` and `matryoshka`, on any batch the same."""
+        sae = self.sae
+        if self.recipe.kind in ("batchtopk", "matryoshka"):
+            weights = {n: p.detach() for n, p in sae.named_parameters()}
+            weights["threshold"] = torch.full((sae.design.features,), self.threshold)
+            sae = SAE.of_weights(replace(sae.design, kind="jumprelu"), weights)
+        made = sae.folded(self.scale, self.target_scale if sae.design.transcoder else None)
+        made.origin = origin
+        return made
+
+    # --- pauses
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that the next step depends on: tensors, and plain numbers."""
+        tensors = {f"weight.{n}": p.detach() for n, p in self.sae.named_parameters()} | {"silent": self.silent}
+        for (name, _), held in zip(self.sae.named_parameters(), self.optimiser.state.values(), strict=False):
+            tensors |= {f"adam.{name}.{key}": value for key, value in held.items()}
+        return tensors, {"step": self.step, "average": self.average, "noted": self.noted, "sums": list(self.sums)}
+
+    def resume(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Go on from what `state` said."""
+        with torch.no_grad():
+            for name, p in self.sae.named_parameters():
+                p.copy_(tensors[f"weight.{name}"])
+                held = {key: tensors[f"adam.{name}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+                self.optimiser.state[p] = held
+        self.silent = tensors["silent"].clone()
+        self.step, self.average, self.noted, self.sums = numbers["step"], numbers["average"], numbers["noted"], list(numbers["sums"])
