@@ -16,6 +16,7 @@ from activarium.bench._patterns import REFS, patterns
 from activarium.bench._peers import MAKERS, gap, readers
 from activarium.bench._rows import in_memory, to_disk
 from activarium.bench._shapes import SMALLER, row_wise_sites, tokens, wrapped
+from activarium.bench._sparse import SMALL, sparse_decoding
 from activarium.bench._survey import surveys
 from activarium.bench._timing import absent, beyond, disk_speed, markdown, medians
 
@@ -126,6 +127,17 @@ def test_a_survey_is_timed_against_the_forward_alone() -> None:
     rows = surveys(SMALLER, BATCH, 2, 1, "small")
     assert [r.unit for r in rows] == ["×"] * 3 and all(r.value > 0 for r in rows if r.value is not None)
     assert "all summaries" in rows[2].what
+
+
+def test_sparse_decoding_is_checked_against_the_masked_model_before_it_is_timed() -> None:
+    rows = sparse_decoding(SMALL, 3, 1)
+    decoding, down = rows[:6], rows[6:]
+    assert [row.what.split(",")[0] for row in decoding] == ["decoding"] * 6
+    assert all(
+        name in row.note for row in decoding for name in ("tokens/s", "batch 1", "indices known", "largest difference to masked dense")
+    )
+    assert [row.what.rpartition(" / ")[2] for row in down] == ["gathered", "embedding_bag", "index_select"] * 3
+    assert all(row.seconds["dense"] > 0 for row in rows)
 
 
 def test_only_some_parts_and_the_table_of_what_was_taken(

@@ -1,6 +1,7 @@
 """Ragged inputs: the same rows whatever the padding, no pad ever a row, and bad input refused with words."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -155,3 +156,16 @@ def test_selection_keeps_example_numbers_and_hash_tells_data_apart():
     assert inputs.lengths.tolist() == [7, 3, 1]
     assert model.run(inputs.select([2, 0])).rows[""].examples == [2, 0]
     assert inputs.hash == model.inputs(RAGGED).hash != model.inputs(RAGGED[:2]).hash
+
+
+def test_two_bos_tokens_are_told_of():
+    model = act.wrap(*testing.tiny("llama"), certify=False)
+    begin = model.tokenizer.bos_token_id
+    with pytest.warns(UserWarning, match=r"1 of 2 texts begin with two BOS tokens \(text 1 first\).*pass bos=False"):
+        model.inputs(["the cat", "<bos> the cat"])  # the tokenizer adds another
+    with pytest.warns(UserWarning, match="1 of 1 texts begin with two BOS tokens"):
+        model.run([[begin, begin, 9]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model.inputs(["<bos> the cat"], bos=False).data[""][0][:2].tolist() != [begin, begin]
+        model.inputs([[begin, 9, begin, begin], [begin]])

@@ -196,7 +196,7 @@ def test_decode_agrees_with_generate_and_with_one_clean_forward():
         assert len(made.seconds) == 3
     model = tiny("gpt2")
     made = model.decode([[5, 6, 7]], tokens=[[8, 9]])
-    clean = model.run([[5, 6, 7, 8, 9]], read="logits")["logits"].tensor
+    clean = model.run(made.inputs, read="logits")["logits"].tensor
     assert torch.allclose(made.logits[0], clean[2:4], atol=1e-4)
     assert made.ids.tolist() == [[8, 9]]
 

@@ -49,6 +49,21 @@ class Runner(Protocol):
 
 
 @runtime_checkable
+class Writer(Runner, Protocol):
+    """A loaded model that writes text token by token, with all of its neurons or with some."""
+
+    weights: Mapping[str, Any]
+
+    def decode(self, inputs: Any, max_new_tokens: int = 20, *, tokens: Any = None) -> Any:
+        """Write on in a bare loop: `ids` and `logits` by `example step`, `seconds` and `processor` time of each step, `inputs` with what was written."""
+        ...
+
+    def sparse(self, cores: Mapping[str, Any], *, means: Mapping[str, Any] | None = None) -> AbstractContextManager[Any]:
+        """Inside the block, MLPs run with their core neurons alone after the prompt."""
+        ...
+
+
+@runtime_checkable
 class Rerun(Protocol):
     """What knows the exact value of one cell of a grid of approximations: `cell` holds the index along each axis."""
 

@@ -92,7 +92,17 @@ def test_the_uniform_baseline_is_a_difference_of_harmonic_numbers(rows: int):
 
 def test_none_is_said_in_words():
     report = attention_sinks(recorded(uniform(20)[None]))
-    assert report.words[1] == "none: no head gives any position more than 0.3 of the attention of those that see it."
+    assert report.words[1].startswith("none: no head gives position 0, or any other that many queries see, more than 0.3")
+
+
+def test_the_last_keys_look_important_to_the_few_that_see_them_and_are_not_chosen():
+    late = uniform(20)
+    late[18:] = 0
+    late[18:, 18] = 1  # both queries that see key 18 look at it
+    report = attention_sinks(recorded(late[None]))
+    assert curve(report, "sinks")[18] == 100.0  # the metric itself says so
+    assert report.diagnostics["sinks"] == (0,)
+    assert "none: no head" in report.words[1]
 
 
 def test_a_sink_can_stand_anywhere_and_is_named():

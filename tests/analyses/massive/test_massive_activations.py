@@ -164,6 +164,20 @@ def test_other_lengths_beside_it_change_nothing():
     assert found(texts, planted()) == expected((1, 2))
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_pads_on_either_side_change_nothing(side: str):
+    texts, width = [[3, 4, TOKEN, 6], list(range(1, 12))], 16
+    ids, mask = np.zeros((2, width), int), np.zeros((2, width), int)
+    for row, text in enumerate(texts):
+        place = slice(width - len(text), width) if side == "left" else slice(0, len(text))
+        ids[row, place], mask[row, place] = text, 1
+    recording = wrapped(planted()).run({"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}, read="blocks.*.resid_post")
+    hits = massive_activations(recording)["hits"].columns
+    assert {
+        (str(s), int(e), int(p), int(d)) for s, e, p, d in zip(*(hits[n] for n in ("layer", "example", "position", "dim")), strict=True)
+    } == (expected((0, 2)))
+
+
 def test_two_occurrences_are_two_hits_per_layer():
     assert found([[3, TOKEN, 4, 6, TOKEN]], planted()) == expected((0, 1), (0, 4))
 

@@ -24,6 +24,13 @@ def test_the_planted_number_stands_out_and_is_named():
     assert massive_landscape(recording, example=1, layer=0).masks["massive"].sum() == 0
 
 
+def test_it_is_shown_as_mountains_with_the_planted_number_as_first_spike():
+    widget = act.show(massive_landscape(wrapped(planted()).run([TEXT], read="blocks.*.resid_post"), layer=LAYER))
+    assert type(widget).__name__ == "Landscape"
+    assert widget._arrays["spikes"][0].tolist() == [2, DIM]
+    widget.close()
+
+
 def test_the_layer_with_most_is_taken():
     recording = wrapped(planted()).run([TEXT], read="blocks.*.resid_post")
     assert massive_landscape(recording).diagnostics["site"] != "blocks.0.resid_post"

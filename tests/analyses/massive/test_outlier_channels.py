@@ -107,7 +107,9 @@ def test_halves_of_the_examples():
     assert outlier_channels(inputs(x, 2, 2, 2, 2))["sites"].columns["overlap of halves"][0] == 0
     x[:, 7] = 9
     assert outlier_channels(inputs(x, 2, 2, 2, 2))["sites"].columns["overlap of halves"][0] == 1
-    assert np.isnan(outlier_channels(inputs(x, 8))["sites"].columns["overlap of halves"][0])
+    only = {"example": np.full(8, 3), "position": np.arange(8)}  # one example, of an odd number
+    for one in (inputs(x, 8), Activations(x, "row d_model", site=SITE, index=Rows(only))):
+        assert np.isnan(outlier_channels(one)["sites"].columns["overlap of halves"][0])
 
 
 def test_int8_zeros_by_hand():
@@ -125,14 +127,14 @@ def test_llm_int8_needs_both_shares():
             made[:count, dim] = -size
         return made
 
-    # dim 0: one layer of four, all of 6 % there, 24 rows of 400. dim 1: a quarter of the layers but 23 rows. dim 2: just below six.
-    report = outlier_channels(layers(rows((0, 24, 6.0), (1, 23, 9.0), (2, 100, 5.99)), rows(), rows(), rows()))
+    # dim 0: in one layer of four, in 6 rows of 100. dim 1: in 5 rows. dim 2: everywhere, and just below six.
+    report = outlier_channels(layers(rows((0, 6, 6.0), (1, 5, 9.0), (2, 100, 5.99)), rows(), rows(), rows()))
     assert report["int8 features"].names == ("dim 0",)
     assert report["int8 features"].values.tolist() == [6.0]
     assert report["int8 features"].columns["percent of layers"].tolist() == [25.0]
     five = outlier_channels(layers(rows((0, 100, 60.0)), rows(), rows(), rows(), rows()))  # one layer of five is not enough
     assert five["int8 features"].names == ()
-    assert "6 % of positions): none" in five.words[1]
+    assert "6 % of the rows): none" in five.words[1]
 
 
 def test_few_massive_numbers_are_no_outlier_feature():
@@ -247,6 +249,7 @@ def test_same_bits_in_pieces_and_from_a_store(tmp_path):
     assert results.identical(outlier_channels(Recording(cut, whole.rows), model), report)
     act.capture(model, texts, SITES, to=tmp_path / "channels.acts", progress=False)
     stored = outlier_channels(act.open(tmp_path / "channels.acts"), model)
+    assert stored["sites"].columns["overlap of halves"].tolist() == report["sites"].columns["overlap of halves"].tolist()
     for name in ("sites", "channels"):
         assert stored[name].names == report[name].names
         assert stored[name].values == pytest.approx(report[name].values, rel=1e-5)

@@ -121,7 +121,7 @@ def test_random_sets_are_other_neurons_of_the_same_blocks():
 
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch, planted):
     model, images, _, report = planted
-    monkeypatch.setattr("activarium.analyses.massive.outlier_patches.AT_ONCE", 3)
+    monkeypatch.setattr("activarium.analyses.massive.batches.AT_ONCE", 3)
     again = register_neurons(model, images, top_k=len(NEURONS))
     assert again["neurons"].names == report["neurons"].names
     assert again["neurons"].values == pytest.approx(report["neurons"].values, rel=1e-5)

@@ -1,6 +1,7 @@
 """token_norms: patches planted through the weights of a ViT, thresholds by hand, and "none" where there is none."""
 
 import builtins
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,17 @@ import activarium as act
 from activarium import results, testing
 from activarium.activations import Activations
 from activarium.analyses.massive.norm_split import split
+from activarium.data import scenes  # pyright: ignore[reportAttributeAccessIssue]
+from activarium.edits import Scale, Where
 from activarium.errors import InputError, MissingExtra, NotFinite, UnknownName, UnknownSite
 from activarium.recording import Recording
 from activarium.rows import Rows
 
+from .planted_llava import IMAGE, inputs, llava
 from .planted_vit import BORN, pictures, planted_vit
 
 token_norms = act.analyses.token_norms
+SHARED = Path(__file__).parents[4] / "shared"
 
 
 def table(kinds: list[str], examples: int = 1) -> Rows:
@@ -65,6 +70,24 @@ def test_the_planted_patches_and_no_other():
     shown = report["overlay"].values[BORN]
     example = int(report["overlay"].title.rsplit(" ", 1)[1])
     assert set(zip(*np.nonzero(shown), strict=True)) == {(y, x) for e, y, x in cells if e == example}
+
+
+@pytest.mark.slow
+def test_the_bundled_vision_model_has_none_though_its_patches_form_two_groups():
+    images = [scenes.scene(scenes.TEST_SEED, i).image for i in range(64)]
+    report = token_norms(act.load("glyph", certify=False).run(images, read="blocks.*.resid_post"))
+    assert "high-norm tokens: none" in report.words[0]
+    assert "blocks.2.resid_post has two groups, but the higher has only 1.5 times the norm" in report.words[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="third-party models are not on this machine (../shared)")
+def test_a_small_trained_vit_of_others_has_none():
+    drawn = np.load(SHARED / "corpora" / "mnist" / "mnist_sample200.npz")["images"]
+    model = act.load(SHARED / "models" / "vit-mnist-10", certify=False)
+    report = token_norms(model.run(list(drawn), read="blocks.*.resid_post"))
+    assert "high-norm tokens: none" in report.words[0]
+    assert report["layers"].columns["rows massive by Sun's rule"].sum() == 0
 
 
 def test_an_untouched_vit_has_none():
@@ -142,6 +165,20 @@ def test_text_is_shown_over_its_tokens():
     assert overlay.tokens[0] == "w0"
     assert report["layers"].columns["rule"].tolist() == ["split"]
     assert "1.67 % of the plain rows" in report.words[0]
+
+
+def test_an_image_inside_a_text_is_judged_by_its_own_rows():
+    """Its rows are a hundred times as long as words here: with the words in the measure all of them would be high, or none."""
+    long = {"text": [[5, IMAGE, *range(6, 40)], [9, IMAGE, *range(6, 40)]], "pixel_values": inputs()["pixel_values"]}
+    planted = [Scale("text.blocks.0.resid_post", 8.0, where=Where(examples=(1,), positions=(4, 11)))]
+    rec = llava().run(long, read="text.blocks.0.resid_post", edits=planted)
+    report = token_norms(rec, example=1)
+    tokens = report["text tokens"].columns
+    high = tokens["high"]
+    assert set(zip(tokens["example"][high].tolist(), tokens["position"][high].tolist(), strict=True)) == {(1, 4), (1, 11)}
+    assert report["text layers"].values.tolist() == [100 * 2 / 32]
+    y, x = np.unravel_index(report["text patches"].values[0].argmax(), (4, 4))
+    assert 1 + 4 * y + x in (4, 11)
 
 
 def test_a_threshold_for_all_layers():

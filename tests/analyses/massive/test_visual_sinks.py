@@ -172,7 +172,7 @@ def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch):
     model, data = llava(), inputs(TEXTS * 2)
     with model.edited(planted({0: (0, 7), 3: (0, 11)})):
         whole = visual_sinks(model, data, dims=(DIM,))
-        monkeypatch.setattr("activarium.analyses.massive.outlier_patches.AT_ONCE", 3)
+        monkeypatch.setattr("activarium.analyses.massive.batches.AT_ONCE", 3)
         monkeypatch.setattr("activarium.analyses.changed_answers.AT_ONCE", 3)
         pieces = visual_sinks(model, data, dims=(DIM,))
     assert (

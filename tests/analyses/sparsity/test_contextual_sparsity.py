@@ -9,7 +9,9 @@ import torch
 import activarium as act
 from activarium import testing
 from activarium.activations import Activations
+from activarium.analyses.changed_answers import changed_answers
 from activarium.analyses.sparsity.firing_rates import covered, gini, share_for
+from activarium.edits import Where, Zero
 from activarium.errors import InputError, NotFinite
 from activarium.recording import Recording
 
@@ -188,6 +190,42 @@ def test_nulls_of_real_models_by_other_means(name: str, share: float | None):
         sparsity(function(shuffled("W_gate" if gated else "W_in", "b_in")) * (shuffled("W_in", "b_in") if gated else 1)) for _ in range(6)
     ]
     assert nulls["shuffled weights"][0] == pytest.approx(np.mean(drawn), abs=4 * np.std(drawn) + 0.01)
+
+
+def test_every_neuron_has_its_line():
+    values = torch.tensor([[3.0, 0.0, 1.0], [1.0, 0.0, 1.0]])
+    found = contextual_sparsity(neurons(values, [0, 1]))["neurons"].to_frame()
+    assert found["name"].tolist() == [f"blocks.0.mlp.post neuron {i}" for i in (0, 2, 1)]
+    assert found["share of its layer's energy"].tolist() == [10 / 12, 2 / 12, 0]
+    assert found["rate"].tolist() == [1.0, 1.0, 0.0]
+    assert found["mean |activation| when active"].tolist() == [2.0, 1.0, 0.0]
+    model = act.wrap(*testing.tiny("llama"), certify=False)
+    line = contextual_sparsity(model.run(TEXTS, read="blocks.0.mlp.post"), model, active=0.9)["neurons"].to_frame().iloc[0]
+    at = int(line["name"].rpartition(" ")[2])
+    assert line["column norm"] == pytest.approx(float(model.weight("blocks.0.mlp.W_down")[at].norm()))
+    assert line["mean contribution when active"] == pytest.approx(line["column norm"] * line["mean |activation| when active"])
+
+
+def test_what_is_called_inactive_is_left_out_and_measured():
+    model = act.wrap(*testing.tiny("opt"), certify=False)
+    recorded = model.run(TEXTS, read="blocks.*.mlp.post")
+    found = contextual_sparsity(recorded, model, TEXTS)["ablation"].to_frame().set_index("name")
+    assert found.loc["active set", "KL, nats"] == 0.0  # zeros set to zero
+    assert found.loc["active set", "agreement"] == 1.0
+    post = recorded["blocks.*.mlp.post"].layers()
+    edits = []
+    for i, activations in enumerate(post.values()):
+        kept = np.flatnonzero((activations.index["kind"] == "token") & (activations.index["example"] % 2 == 0))
+        fires = (activations.tensor[torch.from_numpy(kept)] != 0).sum(0)
+        size = round(float(fires.sum()) / len(kept))
+        out = fires.argsort(descending=True, stable=True)[size:].tolist()
+        edits.append(Zero(f"blocks.{i}.mlp.post", where=Where(kinds=("token",), features=tuple(out))))
+    wanted = changed_answers(model, TEXTS[1::2], {"fixed": edits})["fixed"]
+    assert found.loc["fixed set", "KL, nats"] == pytest.approx(wanted.mean("kl"), rel=1e-6)
+    assert found.loc["fixed set", "rise of loss, nats"] == pytest.approx(wanted.mean("loss") - wanted.mean("full_loss"), rel=1e-5)
+    assert 0 < found.loc["own strongest", "KL, nats"] < found.loc["fixed set", "KL, nats"]
+    with pytest.raises(InputError, match="Pass model= too"):
+        contextual_sparsity(recorded, inputs=TEXTS)
 
 
 def test_no_null_where_its_sites_are_missing():

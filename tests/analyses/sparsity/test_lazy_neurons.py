@@ -43,6 +43,15 @@ def test_two_rows_by_hand():
     assert report["layers"].columns["always on"].tolist() == [1]
 
 
+def test_rates_by_hand_with_dead_and_always_on_apart():
+    values = torch.zeros(20, 5)
+    values[:, 1], values[:1, 2], values[:2, 3], values[:19, 4] = 1, 1, 1, 1  # never, always, 5 %, 10 %, 95 %
+    rates = lazy_neurons(site(values))["rates"]
+    share = dict(zip(rates.x.tolist(), rates.curves["blocks.0.mlp.act"].tolist(), strict=True))
+    assert {at: s for at, s in share.items() if s} == {0.0: 0.2, 2.5: 0.2, 7.5: 0.2, 92.5: 0.2, 100.0: 0.2}
+    assert sum(share.values()) == pytest.approx(1)
+
+
 def test_the_model_value_is_the_plain_mean_over_layers_and_the_ranking_starts_with_the_laziest():
     layers = [site([[1.0, 1.0, 0.0, 0.0]]), site([[1.0, 0.0, 0.0, 0.0]], name="blocks.1.mlp.act")]
     report = lazy_neurons(Activations.stack(layers, [a.site for a in layers], "blocks.*.mlp.act"))

@@ -17,8 +17,10 @@ from activarium.bench._patching import against_depth, grids, relevance
 from activarium.bench._patterns import patterns
 from activarium.bench._rows import fixed_cost, import_time, in_memory, to_disk
 from activarium.bench._shapes import GPT2_SMALL, SMALLER, scribe
+from activarium.bench._sparse import LARGE, SMALL, sparse_decoding
 from activarium.bench._survey import surveys
 from activarium.bench._timing import Row, markdown
+from activarium.bench._training import training
 
 Parts = dict[str, Callable[[], list[Row]]]
 PARTS = (
@@ -35,6 +37,8 @@ PARTS = (
     "patching",
     "depth",
     "relevance",
+    "sparse",
+    "training",
 )
 
 
@@ -91,6 +95,8 @@ def parts(small: bool, rounds: int, batches: int) -> Parts:
         "patching": lambda: grids(large, min(rounds, 1), name),
         "depth": lambda: against_depth(large, min(rounds, 3)),
         "relevance": lambda: relevance(large, rounds, name),
+        "sparse": lambda: sparse_decoding(SMALL if small else LARGE, 4 if small else 16, rounds),
+        "training": lambda: training(small, rounds),
     }
 
 

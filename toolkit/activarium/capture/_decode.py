@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,12 +25,16 @@ class Decoded:
         logits: What chose each of them, `(example, step, vocab)`; the first is the prompt's own.
         prefill: Seconds of the prompt.
         seconds: Seconds of every further step.
+        processor: The same in processor time, of all threads: what a busy machine blurs less.
+        inputs: Prompts and what was written, together.
     """
 
     ids: Tensor
     logits: Tensor
     prefill: float
     seconds: tuple[float, ...]
+    processor: tuple[float, ...]
+    inputs: Inputs
 
 
 def decode(model: TorchRunner, prompts: Inputs, max_new_tokens: int, tokens: Any) -> Decoded:
@@ -41,18 +45,21 @@ def decode(model: TorchRunner, prompts: Inputs, max_new_tokens: int, tokens: Any
     _check(model, prompts, space, steps)
     given = {prompts.spaces[s].argument: torch.stack(list(d)).to(model.device) for s, d in prompts.data.items()}
     text = prompts.spaces[space].argument
-    written, logits, seconds = [], [], []
+    written, logits, seconds, processor = [], [], [], []
     for step in range(steps):
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         output = model.torch_module(**given, use_cache=True)
         logits.append(output.logits[:, -1])
         token = logits[-1].argmax(-1) if forced is None else forced[:, step]
         written.append(token.cpu())  # waits for the device, so that the clock is right
         seconds.append(time.perf_counter() - started)
+        processor.append(time.process_time() - busy)
         given = {text: token[:, None], "past_key_values": output.past_key_values}
         if space == "decoder":
             given["encoder_outputs"] = (output.encoder_last_hidden_state,)
-    return Decoded(torch.stack(written, 1), torch.stack(logits, 1), seconds[0], tuple(seconds[1:]))
+    ids = torch.stack(written, 1)
+    whole = replace(prompts, data={**prompts.data, space: [torch.cat([p, w]) for p, w in zip(prompts.data[space], ids, strict=True)]})
+    return Decoded(ids, torch.stack(logits, 1), seconds[0], tuple(seconds[1:]), tuple(processor[1:]), whole)
 
 
 def _check(model: TorchRunner, prompts: Inputs, space: str, steps: int) -> None:

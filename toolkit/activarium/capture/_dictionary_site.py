@@ -40,11 +40,11 @@ class DictionarySite:
 
 
 def site_of(sae: Any, model: TorchRunner | None = None) -> DictionarySite:
-    """Which of our sites does a sae-lens dictionary read, and does it fit this model?
+    """Which of our sites does a dictionary read, and does it fit this model?
 
     Args:
-        sae: A sae-lens `SAE` (or anything with its `cfg.metadata`). Where it does not say how its model was processed, it
-            was not: that is how sae-lens loads models.
+        sae: A dictionary of ours (`act.dictionaries`), or a sae-lens `SAE` (anything with its `cfg.metadata`). Where that does
+            not say how its model was processed, it was not: that is how sae-lens loads models.
         model: The model it will be used on; the names are resolved in it and its processing is compared.
 
     Returns:
@@ -53,8 +53,34 @@ def site_of(sae: Any, model: TorchRunner | None = None) -> DictionarySite:
     Raises:
         UnknownSite: Its hook is none of our sites.
         InputError: It names no hook, or its width is not the site's.
-        OtherModel: The model's values lie in other coordinates than those it was trained on.
+        OtherModel: The model's values lie in other coordinates than those it was trained on, or its weights are others.
     """
+    found = _of_origin(sae) if hasattr(sae, "origin") else _of_metadata(sae, model)
+    if model is not None:
+        _check(found, model)
+        _same_weights(sae, model)
+    return found
+
+
+def _of_origin(sae: Any) -> DictionarySite:
+    origin, design = sae.origin, sae.design
+    if not origin.site:
+        raise InputError(
+            "This dictionary does not say where it reads: its origin.site is empty. Say it: sae.origin = sae.origin.with_(site='blocks.3.resid_post')."
+        )
+    return DictionarySite(origin.site, origin.target or None, None, design.d_in, origin.centred, origin.folded, origin.bos, design.scaling)
+
+
+def _same_weights(sae: Any, model: TorchRunner) -> None:
+    trained = getattr(getattr(sae, "origin", None), "weight_hash", "")
+    if trained and trained != model.identity["weight_hash"]:
+        raise OtherModel(
+            f"The dictionary was trained on {sae.origin.model or 'a model'} with weights {trained[:12]}…; {model.name} has {model.identity['weight_hash'][:12]}…. "
+            "Load the model it was trained on, or train another one here."
+        )
+
+
+def _of_metadata(sae: Any, model: TorchRunner | None) -> DictionarySite:
     known = sae.cfg.metadata
     hook = known.hook_name
     if not hook:
@@ -63,7 +89,7 @@ def site_of(sae: Any, model: TorchRunner | None = None) -> DictionarySite:
         )
     given = known.model_from_pretrained_kwargs or {}
     by_path = known.model_class_name == "AutoModelForCausalLM"
-    found = DictionarySite(
+    return DictionarySite(
         site=_site(hook, by_path, model),
         out=_site(known.hook_name_out, by_path, model) if known.hook_name_out else None,
         head=known.hook_head_index,
@@ -73,9 +99,6 @@ def site_of(sae: Any, model: TorchRunner | None = None) -> DictionarySite:
         bos=known.prepend_bos,
         scaling=str(getattr(sae.cfg, "normalize_activations", "none")),
     )
-    if model is not None:
-        _check(found, model)
-    return found
 
 
 def _site(hook: str, by_path: bool, model: TorchRunner | None) -> str:

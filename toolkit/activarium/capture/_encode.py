@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -124,7 +125,20 @@ class Encoder:
         texts = [check_tokens(self._ids(t, i, space, bos) if isinstance(t, str) else t, space, f"Text {i}") for i, t in enumerate(data)]
         if space.start is not None:
             texts = [t if len(t) and int(t[0]) == space.start else torch.cat([torch.tensor([space.start]), t]) for t in texts]
+        self._warn_of_two(texts)
         return texts
+
+    def _warn_of_two(self, texts: Sequence[Tensor]) -> None:
+        """A chat template and a tokenizer that both put BOS first: attention sinks and massive activations then move or split."""
+        begin = getattr(self.tokenizer, "bos_token_id", None)
+        twice = [i for i, t in enumerate(texts) if begin is not None and t[:2].tolist() == [begin, begin]]
+        if twice:
+            warnings.warn(
+                f"{len(twice)} of {len(texts)} texts begin with two BOS tokens (text {twice[0]} first), which the model was hardly trained on. "
+                "If the text holds BOS already, as chat templates write it, pass bos=False.",
+                UserWarning,
+                stacklevel=5,
+            )
 
     def _ids(self, text: str, i: int, space: Space, bos: Any) -> list[int]:
         if self.tokenizer is None:

@@ -93,18 +93,21 @@ def sums(pair: Pair, groups: Mapping[str, np.ndarray], without: Sequence[int]) -
     return Sums(np.stack(found)[order], np.stack(counts)[order], cosines, zeros)
 
 
-def spans(inputs: Sequence[Activations], outputs: Sequence[Activations], without: Sequence[int]) -> tuple[np.ndarray, str]:
-    """Angles `(sequence, first block, blocks in the span)` at the rows that answer, NaN beyond the last block; and which rows."""
+def spans(
+    inputs: Sequence[Activations], outputs: Sequence[Activations], without: Sequence[int], longest: int | None = None
+) -> tuple[np.ndarray, str]:
+    """Angles `(sequence, first block, blocks in the span)` at the rows that answer, NaN beyond the last block; and which rows. `longest`: most blocks in a span."""
     rows, said = answering_rows(inputs[0])
     depth = len(inputs)
-    made = np.full((len(rows), depth, depth), np.nan)
+    reach = min(longest or depth, depth)
+    made = np.full((len(rows), depth, reach), np.nan)
     for start in range(0, len(rows), AT_ONCE):
         here = rows[start : start + AT_ONCE]
         flat, owner = np.concatenate(here), np.repeat(np.arange(len(here)), [len(r) for r in here])
         ends = [left_out(y.rows(flat), without) for y in outputs]
         for first, x in enumerate(inputs):
             begin = left_out(x.rows(flat), without)
-            for last in range(first, depth):
+            for last in range(first, min(first + reach, depth)):
                 turned = angles(begin, ends[last]).cpu().numpy()
                 made[start : start + len(here), first, last - first] = _means(turned, owner, len(here))
     return made[by_number(inputs[0])], said

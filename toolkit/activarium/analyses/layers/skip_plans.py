@@ -81,7 +81,7 @@ class Static:
         self.out, self.kept = [names[i] for i in out], np.isin(np.arange(depth), out, invert=True)
         self.name = f"static without {', '.join(self.out) or 'any block'}"
         self.chosen: Sequence[Edit] = [SkipBlock(b) for b in self.out]
-        sets = _other_sets(depth, out, draws, np.random.default_rng(seed))
+        sets = other_sets(depth, len(out), draws, np.random.default_rng(seed), but=out)
         self._others = [[SkipBlock(names[i]) for i in one] for one in sets]
         self.draws = len(sets)
         self.notes: dict[str, Any] = {"cut": cut, "left out": self.out, "rate on the calibration": rate.tolist()}
@@ -119,13 +119,14 @@ def _owner(example: np.ndarray) -> Tensor:
     return torch.as_tensor(np.unique(example, return_inverse=True)[1])
 
 
-def _other_sets(depth: int, chosen: tuple[int, ...], draws: int, random: np.random.Generator) -> list[tuple[int, ...]]:
-    """Different sets of as many layers; all that there are where those are few."""
-    count = len(chosen)
-    if comb(depth, count) - 1 <= draws:
-        return [one for one in combinations(range(depth), count) if one != chosen]
+def other_sets(
+    depth: int, count: int, draws: int, random: np.random.Generator, but: tuple[int, ...] | None = None
+) -> list[tuple[int, ...]]:
+    """Different sets of `count` layers `but` one; all that there are where those are few."""
+    if comb(depth, count) - (but is not None) <= draws:
+        return [one for one in combinations(range(depth), count) if one != but]
     found: list[tuple[int, ...]] = []
     while len(found) < draws:
         one = tuple(sorted(int(i) for i in random.choice(depth, count, replace=False)))
-        found += [] if one == chosen or one in found else [one]
+        found += [] if one == but or one in found else [one]
     return found

@@ -39,7 +39,8 @@ def attention_sinks(
             on it; by default 64, or what half of the sequences have. Where rows look ahead (images, BERT) nothing can be cut:
             only sequences of exactly this length count, by default the most frequent one.
         subtract: Compare importance minus what uniform attention would give; allows lengths below 16.
-        sinks: Positions taken for sinks in `mass` and in what follows; by default the one with the highest percentage.
+        sinks: Positions taken for sinks in `mass` and in what follows; by default the one with the highest percentage among those
+            that many queries see, half as many as see the best seen one: the last keys look important to the few behind them.
         skip: First query that counts for mass and updates: the first ones have hardly anything else to look at.
         random_sets: Sets of as many other positions, against which the constancy of the sinks' update is held.
         seed: Draws them, and the sequences for intervals.

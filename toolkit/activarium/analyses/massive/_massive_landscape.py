@@ -97,7 +97,7 @@ def _grid(site: str, here: Activations, found: Measured, size: bool) -> Grid:
     number = int(column(here, "example", 0)[0])
     said = f"{len(names)} massive numbers" if names else "no massive number"
     title = f"{'|h|' if size else 'h'} at {site or 'this site'}, example {number}: {said}, the largest {found.ratio:,.0f} times the median"
-    notes = {"site": site, "massive": names, "median": found.median, "largest": float(found.top[0])}
+    notes = {"view": "Landscape", "site": site, "massive": names, "median": found.median, "largest": float(found.top[0])}
     return Grid(
         np.abs(values) if size else values, ("position", "d_model"), {"position": labels}, {"massive": massive}, title=title, unit="model units", diagnostics=notes
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,15 @@ from activarium.activations import Activations
 from activarium.analyses.massive import quantiser
 from activarium.analyses.massive.channel_states import Channels, gather
 from activarium.analyses.massive.linear_inputs import STREAM, ending_of, foldable, linear_inputs, weight_at
+from activarium.analyses.massive.rules import COLUMN_LAYERS, COLUMN_ROWS, column_shares
 from activarium.analyses.massive.weighed import KEPT, Weighed, jaccard, top, weigh
 from activarium.errors import InputError
+from activarium.progress import progress_bar
 from activarium.protocols import Runner
 from activarium.recording import Recording
 from activarium.results import Grid, Ranking, Report, Result, Series
 
 LISTED = 200
-IN_LAYERS, IN_ROWS = 0.25, 0.06  # LLM.int8: shares in which a dimension must be an outlier
 
 
 def outlier_channels(
@@ -31,6 +33,7 @@ def outlier_channels(
     strength: float = 0.5,
     draws: int = 5,
     seed: int = 0,
+    progress: bool = False,
 ) -> Report:
     """Which input channels of linear layers are so large that they decide quantisation?
 
@@ -46,6 +49,7 @@ def outlier_channels(
         strength: SmoothQuant's exponent: 0 leaves all difficulty to the activations, 1 to the weights.
         draws: Random sets of channels that are averaged.
         seed: Draws them.
+        progress: Show a bar over the sites.
 
     Returns:
         A report with `sites` (ranking by largest over median channel; kurtosis per row and of the channels' RMS, from 1 to the number of
@@ -64,8 +68,7 @@ def outlier_channels(
         CapacityError: XᵀX of a site would take more than 2 GiB.
 
     Source:
-        Lin et al. 2023, AWQ, arXiv:2306.00978 (mean |x|, scale search); Xiao et al. 2022, SmoothQuant, arXiv:2211.10438,
-        equation 4; Dettmers et al. 2022, LLM.int8(), arXiv:2208.07339, section 3 (|x| >= 6 in 25 % of layers and 6 % of positions).
+        Lin et al. 2023, AWQ, arXiv:2306.00978 (mean |x|, scale search); Xiao et al. 2022, SmoothQuant, arXiv:2211.10438; Dettmers et al. 2022, LLM.int8(), arXiv:2208.07339 (|x| >= 6 in 25 % of layers and 6 % of positions).
 
     Differs:
         AWQ inspects the output of a whole module, this the output of the linear layers that read the site. Kurtosis is the raw
@@ -82,17 +85,22 @@ def outlier_channels(
     """
     _check(share, bits, group, strength, draws)
     inputs = linear_inputs(recording)
-    weights = {site: None if model is None else weight_at(model, site) for site in inputs}
-    found = {site: gather(a, weights[site] is not None) for site, a in inputs.items()}
+    found: dict[str, Channels] = {}
     weighed: dict[str, Weighed] = {}
-    for site, weight in weights.items():
-        if weight is not None:
-            random = np.random.default_rng(seed)
-            weighed[site] = weigh(site, found[site], weight, share, bits, group, strength, draws, random)
+    with progress_bar(progress, "measuring", len(inputs), "sites") as advance:
+        for site, activations in inputs.items():
+            weight = None if model is None else weight_at(model, site)
+            found[site] = gather(activations, weight is not None)
+            if weight is not None:
+                random = np.random.default_rng(seed)
+                weighed[site] = weigh(site, found[site], weight, share, bits, group, strength, draws, random)
+            # XᵀX is by far the largest thing kept, and has been used.
+            found[site] = replace(found[site], gram=None)
+            advance(1)
     parts: dict[str, Result] = {
         "sites": _sites(found, weighed, share),
         "channels": _channels(found, weighed, share),
-        "int8 features": _int8(found),
+        "int8 features": _int8(inputs),
         **_salience(found),
     }
     if weighed and model is not None:
@@ -140,7 +148,7 @@ def _mean(values: np.ndarray) -> float:
 
 def _halves(channels: Channels, share: float) -> float:
     first, second = channels.halves
-    if second is None:
+    if not (first.rows and second.rows):
         return float("nan")
     return jaccard(top(first.mean_magnitude.numpy(), share), top(second.mean_magnitude.numpy(), share))
 
@@ -164,24 +172,22 @@ def _channels(found: Mapping[str, Channels], weighed: Mapping[str, Weighed], sha
     return Ranking(names, times[order], chosen, title="Salient channels by mean |x|", unit="times the median channel")
 
 
-def _int8(found: Mapping[str, Channels]) -> Ranking:
-    """Dimensions with |x| >= 6 in a quarter of the inputs and 6 % of all positions, stack by stack."""
-    names, shares, in_layers = [], [], []
-    stacks = dict.fromkeys(s.partition("blocks.")[0] for s in found)
-    for stack in stacks:
-        counts = [c for s, c in found.items() if s.partition("blocks.")[0] == stack and ending_of(s) in STREAM]
-        if not counts:
+def _int8(inputs: Mapping[str, Activations]) -> Ranking:
+    """Dimensions with |x| >= 6 in a quarter of the inputs and 6 % of the rows, stack by stack."""
+    names, rows, layers = [], [], []
+    for stack in dict.fromkeys(s.partition("blocks.")[0] for s in inputs):
+        here = [a for s, a in inputs.items() if s.partition("blocks.")[0] == stack and ending_of(s) in STREAM]
+        if not here:
             continue
-        hits = np.stack([c.outliers for c in counts])
-        layers, rows = (hits > 0).mean(0), hits.sum(0) / sum(c.rows for c in counts)
-        for dim in np.flatnonzero((layers >= IN_LAYERS) & (rows >= IN_ROWS)):
+        in_layers, in_rows = column_shares(here)
+        for dim in np.flatnonzero((in_layers >= COLUMN_LAYERS) & (in_rows >= COLUMN_ROWS)):
             names.append(f"{stack}dim {dim}")
-            shares.append(100 * rows[dim])
-            in_layers.append(100 * layers[dim])
-    order = np.argsort(-np.array(shares), kind="stable")
-    columns = {"percent of layers": np.array(in_layers)[order]}
+            rows.append(100 * in_rows[dim])
+            layers.append(100 * in_layers[dim])
+    order = np.argsort(-np.array(rows), kind="stable")
+    columns = {"percent of layers": np.array(layers)[order]}
     title = "Outlier features by LLM.int8's rule"
-    return Ranking(tuple(names[i] for i in order), np.array(shares)[order], columns, title=title, unit="percent of positions")
+    return Ranking(tuple(names[i] for i in order), np.array(rows)[order], columns, title=title, unit="percent of rows")
 
 
 def _salience(found: Mapping[str, Channels]) -> dict[str, Result]:
@@ -230,7 +236,7 @@ def _words(parts: Mapping[str, Result], found: Mapping[str, Channels], weighed: 
     looked = sum(ending_of(s) in STREAM for s in found)
     if looked:
         named = ", ".join(features.names[:8]) or "none"
-        said.append(f"Outlier features by LLM.int8's rule (|x| >= 6 in 25 % of {looked} layer inputs and 6 % of positions): {named}.")
+        said.append(f"Outlier features by LLM.int8's rule (|x| >= 6 in 25 % of {looked} layer inputs and 6 % of the rows): {named}.")
     if weighed:
         errors = np.median(np.stack([w.errors for w in weighed.values()]), 0)
         said.append(

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from activarium.analyses.changed_answers import Answers, Change, changed_answers
-from activarium.analyses.massive.outlier_patches import Patches, batches, find_patches, norms_of, read, score_neurons
+from activarium.analyses.massive.batches import batches
+from activarium.analyses.massive.outlier_patches import Patches, find_patches, norms_of, read, score_neurons
 from activarium.analyses.massive.register_edits import Chosen, at_random, moved, registers_at_mean, silenced
 from activarium.errors import InputError
 from activarium.protocols import Runner
@@ -58,7 +59,7 @@ def register_neurons(
         MissingExtra: scikit-learn is not installed.
 
     Source:
-        Jiang et al. 2025, Vision Transformers Don't Need Trained Registers, arXiv:2506.08010, section 3 and its code (score,
+        Jiang et al. 2025, Vision Transformers Don't Need Trained Registers, arXiv:2506.08010, and its code (score,
         largest signed activation moved); Sun et al. 2024, arXiv:2402.17762, section 5 (Fix-Reg-Mean).
 
     Differs:

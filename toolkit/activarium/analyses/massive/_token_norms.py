@@ -37,8 +37,8 @@ def token_norms(
 ) -> Report:
     """Which patches or tokens have a vector several times longer than the others?
 
-    The measure is set, layer by layer, by the plain rows alone (patches or tokens); `cls`, `register`, `bos` and other special
-    rows are then held against it. Without `threshold` each layer gets its own: where two groups fit the logarithms of the
+    The measure is set, layer by layer, by the plain rows alone (patches, the image's rows inside a text, else tokens); `cls`, `register`,
+    `bos`, other special rows and the text around an image are then held against it. Without `threshold` each layer gets its own: where two groups fit the logarithms of the
     norms and the higher one is a clear minority with at least twice the norm, the cut between them; else mean + 3 std, above
     which 0.135 % of a Gaussian lie anyway: the report then says that there are no high-norm tokens.
 
@@ -89,7 +89,7 @@ def token_norms(
     words: list[str] = []
     for stack, sites in layer_sites(recording, ("resid_post",), "row d_model").items():
         first = next(iter(sites.values()))
-        plain = some_kept(first, EXCLUDED)
+        plain = _plain(first)
         sizes = {site: token_sizes(a, plain, threshold, absolute, ratio, seed) for site, a in sites.items()}
         numbers = np.array([layer_number(site, i) for i, site in enumerate(sizes)])
         made = {
@@ -104,6 +104,12 @@ def token_norms(
         words += _words(stack, first, sizes)
     notes = {"threshold": "per layer" if threshold is None else threshold, "left out of the measure": ", ".join(EXCLUDED), "seed": seed}
     return Report(parts, tuple(words), title="Norms of tokens", unit="model units", diagnostics=notes)
+
+
+def _plain(first: Activations) -> np.ndarray:
+    """Rows that set the measure. Rows of an image and words around them live on scales of their own: one of them must not judge the other."""
+    inside = column(first, "kind", "token").astype(str) == "image"
+    return inside if inside.any() else some_kept(first, EXCLUDED)
 
 
 def _layers(sizes: Sizes, numbers: np.ndarray) -> Ranking:

@@ -72,7 +72,7 @@ def visual_sinks(
         NotFinite: NaN or infinite numbers.
 
     Source:
-        Kang et al. 2025, See What You Are Told: Visual Attention Sink in Large Multimodal Models, arXiv:2503.03321, sections 3 and 5.
+        Kang et al. 2025, See What You Are Told: Visual Attention Sink in Large Multimodal Models, arXiv:2503.03321.
 
     Differs:
         A head is image-centric as the paper says, `>= rho` of its visual attention on patches that are no sinks (its code asks for

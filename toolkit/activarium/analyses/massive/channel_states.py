@@ -13,30 +13,26 @@ from activarium.analyses.layer_sites import by_example, refuse_strange
 from activarium.errors import InputError
 from activarium.summaries import Gram, Magnitudes, Moments
 
-OUTLIER = 6.0  # size of an LLM.int8 outlier
-
 
 @dataclass(frozen=True, eq=False)
 class Channels:
     """One site over all rows.
 
     Attributes:
-        halves: Moments per channel over examples 0, 2, 4, … and over 1, 3, 5, …; the second is None with one example.
+        halves: Moments per channel over examples of even and of odd number; empty where there are none.
         whole: Moments over all rows.
         magnitudes: Histogram of |x|.
         gram: XᵀX, or None where no weight asks for it.
         kurtosis: Per row: E x⁴ / (E x²)² over its channels, from 1 (all sizes alike) to their number (one alone).
         peak: Per row: largest |x| over the lower median of |x|.
-        outliers: Rows with |x| >= 6, per channel.
     """
 
-    halves: tuple[Moments, Moments | None]
+    halves: tuple[Moments, Moments]
     whole: Moments
     magnitudes: Magnitudes
     gram: Gram | None
     kurtosis: np.ndarray
     peak: np.ndarray
-    outliers: np.ndarray
 
     @property
     def rows(self) -> int:
@@ -74,27 +70,22 @@ def gather(activations: Activations, gram: bool) -> Channels:
     """
     refuse_strange(activations, "No channel's mean could be told.")
     halves, magnitudes, products = (Moments(), Moments()), Magnitudes(), Gram()
-    kurtosis, peak, outliers = [], [], np.zeros(0, np.int64)
-    for turn, (_, _, rows) in enumerate(by_example(activations)):
+    kurtosis, peak = [], []
+    for example, _, rows in by_example(activations):
         flat = rows.detach().flatten(1)
         one = Activations(flat, ("row", "feature"), site=activations.site)
-        halves[turn % 2].update(one)
+        halves[example % 2].update(one)
         magnitudes.update(one)
         if gram:
             products.update(one)
         size = flat.double().abs().cpu()
         kurtosis.append(_kurtosis(size).numpy())
         peak.append((size.amax(1) / size.median(1).values).numpy())  # torch takes the lower middle value; over 0 it is infinite
-        outliers = (size >= OUTLIER).sum(0).numpy() + (outliers if outliers.size else 0)
     if not kurtosis:
         raise InputError(f"{activations.site or 'This site'} has no rows. Capture at least one example.")
-    whole = halves[0].fresh().merge(halves[0])
-    second = halves[1] if halves[1].state else None
-    if second is not None:
-        whole.merge(second)
-    return Channels(
-        (halves[0], second), whole, magnitudes, products if gram else None, np.concatenate(kurtosis), np.concatenate(peak), outliers
-    )
+    whole = Moments().merge(halves[0]).merge(halves[1])
+    shapes = np.concatenate(kurtosis), np.concatenate(peak)
+    return Channels(halves, whole, magnitudes, products if gram else None, *shapes)
 
 
 def _kurtosis(size: Tensor) -> Tensor:

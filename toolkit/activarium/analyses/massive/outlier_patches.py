@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,13 @@ import torch
 
 from activarium.activations import Activations
 from activarium.analyses.layer_sites import column, examples_of, refuse_strange
+from activarium.analyses.massive.batches import batches, blocks_of
 from activarium.analyses.massive.norm_split import split
 from activarium.analyses.massive.token_sizes import TokenSizes
 from activarium.edits import Edit
 from activarium.errors import InputError
-from activarium.progress import progress_bar
 from activarium.protocols import Runner
 from activarium.recording import Recording
-
-AT_ONCE = 16  # pictures in one forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,24 +57,6 @@ def prefix_of(model: Runner) -> str:
         if f"{prefix}blocks.0.mlp.post" in model.sites:
             return prefix
     raise InputError(f"{model.name} has no blocks with neurons (blocks.0.mlp.post). Give a vision transformer.")
-
-
-def blocks_of(model: Runner, prefix: str) -> int:
-    """How many blocks a stack has."""
-    count = 0
-    while f"{prefix}blocks.{count}.resid_post" in model.sites:
-        count += 1
-    return count
-
-
-def batches(model: Runner, inputs: Any, doing: str, progress: bool) -> Iterator[Any]:
-    """Encoded inputs, some at a time."""
-    encoded = model.inputs(inputs)
-    with progress_bar(progress, doing, len(encoded)) as advance:
-        for start in range(0, len(encoded), AT_ONCE):
-            here = encoded.select(range(start, min(start + AT_ONCE, len(encoded))))
-            yield here
-            advance(len(here))
 
 
 def find_patches(model: Runner, inputs: Any, threshold: float | None, seed: int, progress: bool) -> Patches:

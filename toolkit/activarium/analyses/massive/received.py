@@ -29,12 +29,14 @@ class Received:
         even: What this would be if every query spread its attention evenly over what it sees, `(key,)`.
         late: Mean attention of all queries from `skip` on, `(head, key)`.
         late_even: The same for even attention, `(key,)`.
+        queries: How many queries can see a key, `(key,)`.
     """
 
     importance: np.ndarray
     even: np.ndarray
     late: np.ndarray
     late_even: np.ndarray
+    queries: np.ndarray
 
 
 def received(recording: Recording, site: str, examples: Sequence[int], length: int, skip: int) -> dict[int, Received]:
@@ -64,7 +66,7 @@ def received(recording: Recording, site: str, examples: Sequence[int], length: i
     made = {}
     for example, (given, even, queries, late, late_even) in sums.items():
         asking = np.maximum(queries, 1)
-        made[example] = Received(given / asking, even / asking, late / (length - skip), late_even / (length - skip))
+        made[example] = Received(given / asking, even / asking, late / (length - skip), late_even / (length - skip), queries)
     return made
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from activarium.activations import Activations
 from activarium.analyses.layer_sites import column
-from activarium.analyses.massive.outlier_patches import Patches, batches, read
+from activarium.analyses.massive.batches import batches
+from activarium.analyses.massive.outlier_patches import Patches, read
 from activarium.edits import Edit, Mean, Replace, Where, Zero
 from activarium.protocols import Runner
 

@@ -35,6 +35,12 @@ def long_vectors(norm: np.ndarray, spread: float) -> np.ndarray:
 
 def outlier_columns(layers: Sequence[Activations]) -> np.ndarray:
     """Dimensions of size 6 or more in a quarter of the layers and in 6 % of the rows: whole columns rather than single numbers."""
+    in_layers, in_rows = column_shares(layers)
+    return (in_layers >= COLUMN_LAYERS) & (in_rows >= COLUMN_ROWS)
+
+
+def column_shares(layers: Sequence[Activations]) -> tuple[np.ndarray, np.ndarray]:
+    """For each dimension: in which share of the layers is it of size 6 or more anywhere, and in which share of the rows at any layer?"""
     width = layers[0].shape[1]
     in_layers, in_rows, rows = np.zeros((len(layers), width), bool), np.zeros(width, np.int64), 0
     for pieces in zip(*(by_example(layer) for layer in layers), strict=True):
@@ -42,7 +48,7 @@ def outlier_columns(layers: Sequence[Activations]) -> np.ndarray:
         in_layers |= large.any(1)
         in_rows += large.any(0).sum(0)
         rows += large.shape[1]
-    return (in_layers.mean(0) >= COLUMN_LAYERS) & (in_rows >= COLUMN_ROWS * rows)
+    return in_layers.mean(0), in_rows / rows
 
 
 def sink_rows(recording: Recording, sites: Sequence[str], rows: Activations, epsilon: float) -> np.ndarray:

@@ -9,10 +9,8 @@ import numpy as np
 import torch
 
 from activarium.activations import Activations
-from activarium.analyses.layer_sites import by_example, refuse_strange
-from activarium.analyses.massive.outlier_patches import batches, blocks_of
-from activarium.analyses.massive.sequences import describe_hits, measure
-from activarium.analyses.massive.verdict import persistent
+from activarium.analyses.massive.batches import batches, blocks_of
+from activarium.analyses.massive.stacks import dimensions_of, layers_of_run
 from activarium.analyses.massive.visual_attention import SinkRule, image_centric, image_rows, phi
 from activarium.protocols import Runner
 from activarium.rows import Rows
@@ -46,18 +44,8 @@ def find_dims(model: Runner, inputs: Any, prefix: str, progress: bool) -> tuple[
         NotFinite: NaN or infinite numbers.
     """
     sites = [f"{prefix}blocks.{i}.resid_post" for i in range(blocks_of(model, prefix))]
-    tables: dict[str, list[dict[str, np.ndarray]]] = {site: [] for site in sites}
-    texts = 0
-    for here in batches(model, inputs, "looking for sink dimensions in", progress):
-        with torch.no_grad():
-            rec = model.run(here, read=sites)
-        texts += len(here)
-        for site in sites:
-            refuse_strange(rec[site], "No median can be taken.")
-            found = [measure(e, first, values, ABSOLUTE, RATIO) for e, first, values in by_example(rec[site])]
-            tables[site].append(describe_hits(rec[site], found))
-    whole = {site: {name: np.concatenate([t[name] for t in parts]) for name in parts[0]} for site, parts in tables.items()}
-    verdict = persistent(whole, np.arange(len(sites)), texts).columns
+    (layers,) = layers_of_run(model, inputs, ABSOLUTE, RATIO, read=sites, progress=progress).values()
+    verdict = dimensions_of(layers).columns
     return tuple(int(d) for d, stays in zip(verdict["dim"], verdict["persistent"], strict=True) if stays)
 
 

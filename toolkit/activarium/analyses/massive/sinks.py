@@ -98,7 +98,8 @@ class StackOfSinks:
             sinking = importance - (even[:, None] if subtract else 0) > self.epsilon
             self._counts.append(sinking.sum((0, 1)))
             late, late_even = np.stack([r.late for r in each]), np.stack([r.late_even for r in each])
-            parts = [importance, even, late, late_even, sinking.astype(np.float64)]
+            queries = np.stack([r.queries for r in each])
+            parts = [importance, even, late, late_even, sinking.astype(np.float64), queries]
             self._sums = [a + b for a, b in zip(self._sums, parts, strict=True)] if self._sums else parts
             self._note(pattern.index, example)
 
@@ -115,13 +116,13 @@ class StackOfSinks:
     def answer(self, sinks: Sequence[int] | None, sets: int, seed: int) -> tuple[dict[str, Result], list[str], dict[str, Any]]:
         """Parts, words and notes."""
         examples = len(self.chosen)
-        importance, even, late, late_even, sinking = (s / examples for s in self._sums)
+        importance, even, late, late_even, sinking, queries = (s / examples for s in self._sums)
         counts = np.array(self._counts)
         cells = importance.shape[0] * importance.shape[1]
         percent = 100 * counts.sum(0) / (examples * cells)
         low, high, _ = bootstrap_interval(100 * counts, np.full(counts.shape, cells), seed=seed)
         uniform = 100.0 * (even > self.epsilon).mean(0)
-        at = self._checked(sinks) if sinks is not None else [int(percent.argmax())]
+        at = self._checked(sinks) if sinks is not None else [int(np.where(_well_seen(queries.mean(0)), percent, -1).argmax())]
         positions, blocks = np.arange(self.length), np.array([layer_number(s, i) for i, s in enumerate(self.sites)])
         head_percent, mass = 100 * sinking[..., at].max(-1), late[..., at].sum(-1)
         even_mass = late_even[..., at].sum(-1)
@@ -193,7 +194,9 @@ class StackOfSinks:
                 f"and over all positions it is {percent.mean():.2f} %."
             )
         else:
-            said.append(f"none: no head gives any position more than {self.epsilon:g} of the attention of those that see it.")
+            said.append(
+                f"none: no head gives {_and(at)}, or any other that many queries see, more than {self.epsilon:g} of their attention."
+            )
         said.append(
             f"from query {self.skip} on, heads give {mass:.1%} of their attention to {_and(at)}; uniform attention would give {even:.1%}."
         )
@@ -202,6 +205,11 @@ class StackOfSinks:
                 f"{len(self._repeats)} sequences are repetitive (one token is half of them or more); the metric can collapse there. Measure without them."
             )
         return said
+
+
+def _well_seen(queries: np.ndarray) -> np.ndarray:
+    """Keys that half as many queries see as the best seen one: the last keys look important to the few that see them."""
+    return queries >= queries.max() / 2
 
 
 def _middle(values: np.ndarray) -> np.ndarray:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import pandas
 import torch
 
 from activarium.activations import Activations
 from activarium.analyses.layer_sites import examples_of, layer_number, layer_sites
+from activarium.analyses.sparsity.ablated_sets import ablation
 from activarium.analyses.sparsity.active_sets import ActiveSets, Fired, fired, union_density
 from activarium.analyses.sparsity.cost_of_dropping import Intervals
 from activarium.analyses.sparsity.firing_rates import PERCENTS, covered, gini, rank_correlation, share_for
@@ -21,12 +24,14 @@ from activarium.protocols import Runner
 from activarium.recording import Recording
 from activarium.results import Grid, Ranking, Report, Result, Series
 
+NEURONS = 50  # shown
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
 def contextual_sparsity(
     recording: Recording,
     model: Runner | None = None,
+    inputs: Any = None,
     *,
     active: float | None = None,
     predicted: Recording | Activations | None = None,
@@ -35,6 +40,7 @@ def contextual_sparsity(
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
+    progress: bool = False,
 ) -> Report:
     """Does each row need its own few neurons, or do all rows need the same?
 
@@ -46,6 +52,7 @@ def contextual_sparsity(
         recording: Holds `blocks.*.mlp.post` (else `mlp.act`) of at least two sequences. With `mlp.pre` (in a gated MLP also
             `mlp.act` and `mlp.up`) the Gaussian null is added, with `mlp.in` and a model the one with shuffled weights.
         model: Gives the weights: a neuron's contribution is then |activation| times the norm of its column, else |activation| alone.
+        inputs: Run with only the chosen neurons left, as the causal check: what was recorded, of which every second example is used.
         active: Which neurons a row needs: None, those that are not zero (ReLU); or the largest contributions that hold this share of
             the row's energy Σ contribution², between 0 and 1, for smooth activations.
         predicted: Predictions to score, at the same sites and rows: not zero where a neuron is foreseen to be active.
@@ -54,6 +61,7 @@ def contextual_sparsity(
         confidence: Share of resampled sequence sets inside the intervals.
         resamples: How many times the sequences are drawn again.
         seed: Draws sequences, batches and nulls.
+        progress: Show a bar while the model runs.
 
     Returns:
         A report. `layers`: ranking by the share of neurons a row needs, the sparsest first, with its interval, the share of neurons
@@ -64,11 +72,14 @@ def contextual_sparsity(
         `own strongest` of that number (the best such a set can do), the `row before`, the most frequent of the `rows so far`, and
         what is `predicted`; with recall, precision and predicted sparsity; `predictors by layer` is the grid `predictor layer` of energy
         recall. `union`: share of neurons that a batch needs, against its size, for rows of several sequences, for rows on end, and if rows
-        and neurons were independent. `nulls`: sparsity per layer and by chance. Models with several stacks have each part per stack.
+        and neurons were independent. `nulls`: sparsity per layer and by chance. `neurons`:
+        ranking of the 50 with the largest share of their layer's energy, with rate, mean |activation| and mean contribution when active, and
+        column norm. With `inputs`, `ablation`: ranking by KL, in nats, of models in which each row keeps only its active set, the fixed set, or
+        its own strongest, in all layers at once, in the kinds of rows that were counted. Models with several stacks have each part but `ablation` per stack.
 
     Raises:
         UnknownSite: The recording holds neither `mlp.post` nor `mlp.act`.
-        InputError: The activation is smooth and `active` was not given, or not between 0 and 1; one sequence only; no row is left; or
+        InputError: `inputs` without a model; the activation is smooth and `active` was not given, or not between 0 and 1; one sequence only; no row is left; or
             `predicted` has other rows.
         NotFinite: NaN or infinite neurons.
 
@@ -88,7 +99,11 @@ def contextual_sparsity(
     """
     if active is not None and not 0 < active < 1:
         raise InputError(f"active= is the share of a row's energy that its active neurons hold, between 0 and 1; found {active}.")
+    if inputs is not None and model is None:
+        raise InputError("inputs= are for a model to run with neurons left out. Pass model= too, or leave inputs= out.")
     draw = Intervals(confidence, resamples, seed)
+    every: dict[str, ActiveSets] = {}
+    counts: dict[str, Fired] = {}
     parts: dict[str, Result] = {}
     words: list[str] = []
     notes: dict[str, object] = {"active": "not zero" if active is None else active, "confidence": confidence, "seed": seed}
@@ -98,10 +113,15 @@ def contextual_sparsity(
         if len(np.unique(examples_of(first)[next(iter(layers.values())).rows()])) < 2:
             raise InputError(f"{first.site} holds one sequence; a fixed set is chosen on some and tried on others. Record at least two.")
         table = _Table(layers, recording, model, predicted, draws, seed)
+        every, counts = every | layers, counts | table.counts
         parts |= {f"{stack} {name}".strip(): part for name, part in table.parts(draw).items()}
         notes |= {f"{stack} {key}".strip(): value for key, value in table.notes().items()}
         words += [f"{stack}: {line}" if stack else line for line in [*table.words(), *left_out_words(first, exclude)]]
         notes |= {f"{stack} excluded".strip(): left_out(first, exclude)}
+    if model is not None and inputs is not None:
+        cost = parts["ablation"] = ablation(model, inputs, every, counts, progress)
+        told = ", ".join(f"{name} {kl:.3g}" for name, kl in zip(cost.names, cost.values, strict=True))
+        words.append(f"with only these neurons left in all layers, KL from the full model in nats: {told}.")
     return Report(parts, tuple(words), title="Which neurons each row needs", diagnostics=notes)
 
 
@@ -149,7 +169,23 @@ class _Table:
         labels = {"predictor": names, "layer": list(self.layers)}
         grid = np.stack([self.scores[n][:, 0] for n in names])
         parts["predictors by layer"] = Grid(grid, ("predictor", "layer"), labels, title="Energy recall", unit="share")
-        return parts | {"union": self._union()} | self._nulls()
+        return parts | {"union": self._union()} | self._nulls() | {"neurons": self._neurons()}
+
+    def _neurons(self) -> Ranking:
+        """One line per neuron, those with the largest share of their layer's energy first."""
+        tables = []
+        for (site, counts), sets in zip(self.counts.items(), self.layers.values(), strict=True):
+            fires, norms = counts.fires.sum(0), sets.norms.numpy()
+            mean = np.divide(counts.contribution, fires, out=np.zeros(len(fires)), where=fires > 0)
+            numbers = {"share": counts.energy / (counts.energy.sum() or 1), "rate": counts.rates, "contribution": mean}
+            numbers |= {"mean": np.divide(mean, norms, out=np.zeros(len(fires)), where=norms > 0), "column norm": norms}
+            tables.append(pandas.DataFrame({"name": [f"{site} neuron {i}" for i in range(len(fires))], **numbers}))
+        found = pandas.concat(tables).sort_values("share", ascending=False, kind="stable").head(NEURONS)
+        columns = {"rate": "rate", "mean": "mean |activation| when active", "contribution": "mean contribution when active"}
+        more = {said: found[c].to_numpy() for c, said in columns.items()} | {"column norm": found["column norm"].to_numpy()}
+        return Ranking(
+            tuple(found["name"]), found["share"].to_numpy(), more, title="Neurons with most energy", unit="share of its layer's energy"
+        )
 
     def _means(self, name: str) -> np.ndarray:
         return self.scores[name].mean(0)

@@ -12,7 +12,17 @@ import torch
 from activarium.activations import Activations
 from activarium.analyses.layer_sites import column, examples_of, layer_number, layer_sites
 from activarium.analyses.layers.evidence import on_grid, picture
-from activarium.analyses.sparsity.cores import SITES, Core, Settings, prefix_cores, sentences, similarities, similarity, token_cores
+from activarium.analyses.sparsity.cores import (
+    SETTLED,
+    SITES,
+    Core,
+    Settings,
+    prefix_cores,
+    sentences,
+    similarities,
+    similarity,
+    token_cores,
+)
 from activarium.analyses.sparsity.row_kinds import EXCLUDED, kept, left_out, left_out_words
 from activarium.errors import UnknownSite
 from activarium.recording import Recording
@@ -20,7 +30,6 @@ from activarium.results import Grid, Overlay, Ranking, Report, Result, Series
 
 LISTED = 1000  # neurons in the ranking
 PLACES = 16  # on the stability curve of the longest sentence
-SETTLED = 200  # tokens after which the paper saw the sets at rest
 
 
 def core_neurons(
@@ -41,7 +50,8 @@ def core_neurons(
     The core of a sentence: the ⌊beta · N⌋ of the N neurons that are in most of its tokens' cores; ties by higher summed
     activation, then by lower number. Where fewer are in any token's core, the set is short and counted as such. Kept are one
     whole number and one sum for each neuron and sentence, so batches and shards give the same sets. An image is a sentence of
-    its patches, which have no order but that of their rows: read the stability curve of images accordingly.
+    its patches, which have no order but that of their rows: read the stability curve of images accordingly. Only positive values
+    count: in a gated MLP a neuron is as loud below zero, and its core may hold no more energy than any neurons would.
 
     Args:
         recording: A recording with `blocks.*.mlp.post`, or such a site or stack itself, axes `row d_mlp`.

@@ -10,6 +10,7 @@ import numpy as np
 
 from activarium.activations import Activations
 from activarium.analyses.layer_sites import STACKS, column, examples_of, layer_number, layer_sites, refuse_strange
+from activarium.analyses.sparsity.firing_rates import rates_of
 from activarium.analyses.sparsity.row_kinds import EXCLUDED, kept, left_out, left_out_words, some_kept
 from activarium.errors import AxisError, InputError, NotFinite, UnknownName, UnknownSite
 from activarium.maths import bootstrap_interval
@@ -48,9 +49,10 @@ def lazy_neurons(
         seed: Draws the sequences for the interval.
 
     Returns:
-        A report with `nonzero` (percent per layer with its interval), `layers` (a ranking, the laziest first, with dead and
-        always-on neurons), `firing rate` and `fires` (per neuron: share and number of rows), `nonzeros per row` (how
-        many rows have exactly 0, 1, … nonzero neurons) and, if asked for, `rows`. A model with several stacks has each
+        A report with `nonzero` (percent per layer with its interval), `layers` (a ranking, the laziest first, with dead and always-on
+        neurons), `rates` (share of neurons by the percentage of rows in which they fire, dead and always-on ones apart), `firing rate`
+        and `fires` (per neuron: share and number of rows), `nonzeros per row` (how many rows have exactly 0, 1, … nonzero neurons)
+        and, if asked for, `rows`. A model with several stacks has each
         part once per stack, `encoder nonzero`. The model's value is the unweighted mean over the layers of a stack:
         `diagnostics["percent"]`.
 
@@ -181,6 +183,7 @@ class _Table:
         return {
             "nonzero": Series(layers, {"nonzero": self.percent}, "layer", band, title="Nonzero neurons per layer", unit="percent"),
             "layers": self._ranking(counts),
+            "rates": rates_of(self.counts),
             "firing rate": Grid(fires / rows[:, None], ("layer", "d_mlp"), labels, title="Rows in which each neuron fires", unit="share"),
             "fires": Grid(fires, ("layer", "d_mlp"), labels, title="Rows in which each neuron fires", unit="rows"),
             "nonzeros per row": Grid(

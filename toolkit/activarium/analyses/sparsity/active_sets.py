@@ -12,6 +12,7 @@ from torch import Tensor
 from activarium.activations import Activations
 from activarium.analyses.layer_sites import by_example, examples_of, refuse_strange
 from activarium.analyses.sparsity.definitions import energy_below
+from activarium.analyses.sparsity.dropped import AT_ONCE
 from activarium.analyses.sparsity.row_kinds import some_kept
 from activarium.errors import InputError
 
@@ -83,17 +84,21 @@ class ActiveSets:
 
 @dataclass(frozen=True, eq=False)
 class Fired:
-    """Whole-number counts of one layer.
+    """Counts of one layer.
 
     Attributes:
         fires: Rows in which each neuron is active, `(half, neuron)`; a half is every second sequence.
         rows: Rows of each half.
         sums: Per sequence: active neurons, neurons in all, and over rows that follow another: active in both, active.
+        contribution: Σ over the rows in which each neuron is active of |contribution|.
+        energy: Σ over all rows of its squared contribution.
     """
 
     fires: np.ndarray
     rows: np.ndarray
     sums: np.ndarray
+    contribution: np.ndarray
+    energy: np.ndarray
 
     @property
     def rates(self) -> np.ndarray:
@@ -122,13 +127,16 @@ def fired(sets: ActiveSets) -> Fired:
         InputError: All but no neurons are not zero, so that this is no set.
     """
     fires, rows, sums = np.zeros((2, sets.width), np.int64), np.zeros(2, np.int64), []
+    contribution, energy = np.zeros((2, sets.width))
     for example in sets.examples():
         active, half = example.active, example.number % 2
         fires[half] += active.sum(0).cpu().numpy()
         rows[half] += len(active)
+        contribution += torch.where(active, example.energy.sqrt(), 0).sum(0).cpu().numpy()
+        energy += example.energy.sum(0).cpu().numpy()
         both = (active[1:] & active[:-1])[example.follows[1:]]
         sums.append([int(active.sum()), active.numel(), int(both.sum()), int(active[example.follows].sum())])
-    found = Fired(fires, rows, np.array(sums))
+    found = Fired(fires, rows, np.array(sums), contribution, energy)
     if sets.share is None and found.density >= ALMOST_ALL:
         raise InputError(
             f"{sets.neurons.site}: {100 * found.density:.2f} % of the neurons are not zero, as after a smooth activation (GELU, SiLU). "
@@ -148,8 +156,7 @@ def union_density(sets: ActiveSets, sizes: Sequence[int], draws: int, seed: int,
         together: Rows that follow one another in one example (a prompt), rather than one row of each of several examples (decoding).
     """
     rows = sets.rows()
-    owner = examples_of(sets.neurons)[rows]
-    spans = np.split(rows, np.flatnonzero(np.diff(owner)) + 1)
+    spans = np.split(rows, np.flatnonzero(np.diff(examples_of(sets.neurons)[rows])) + 1)
     generator = np.random.default_rng(seed)
     found = []
     for size in sizes:
@@ -157,15 +164,26 @@ def union_density(sets: ActiveSets, sizes: Sequence[int], draws: int, seed: int,
         if (together and not fitting) or (not together and len(spans) < size):
             found.append(np.nan)
             continue
-        density = 0.0
-        for _ in range(draws):
-            if together:
-                span = fitting[generator.integers(len(fitting))]
-                start = int(generator.integers(len(span) - size + 1))
-                chosen = span[start : start + size]
-            else:
-                chosen = np.array([generator.choice(spans[i]) for i in generator.choice(len(spans), size, replace=False)])
-            active, _ = sets.of(sets.neurons.rows(chosen))
-            density += float(active.any(0).double().mean())
-        found.append(density / draws)
+        chosen = np.stack([_on_end(fitting, size, generator) if together else _one_each(spans, size, generator) for _ in range(draws)])
+        at_once = max(1, AT_ONCE // (size * sets.width))
+        counts = [_in_use(sets, chosen[i : i + at_once]) for i in range(0, draws, at_once)]
+        found.append(sum(counts) / (draws * sets.width))
     return np.array(found)
+
+
+def _on_end(spans: Sequence[np.ndarray], size: int, generator: np.random.Generator) -> np.ndarray:
+    """Rows on end of one example."""
+    span = spans[int(generator.integers(len(spans)))]
+    start = int(generator.integers(len(span) - size + 1))
+    return span[start : start + size]
+
+
+def _one_each(spans: Sequence[np.ndarray], size: int, generator: np.random.Generator) -> np.ndarray:
+    """One row of each of several examples."""
+    return np.array([generator.choice(spans[i]) for i in generator.choice(len(spans), size, replace=False)])
+
+
+def _in_use(sets: ActiveSets, batches: np.ndarray) -> int:
+    """Neurons that at least one row of a batch needs, summed over batches `(batch, row)`."""
+    active, _ = sets.of(sets.neurons.rows(batches.ravel()))
+    return int(active.unflatten(0, batches.shape).any(1).sum())

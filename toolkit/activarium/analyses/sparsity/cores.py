@@ -18,6 +18,7 @@ from activarium.errors import InputError
 RULES = ("paper", "shared_k")
 SITES = ("mlp.post", "mlp.act", "mlp.pre")
 AT_ONCE = 2**22  # numbers that are sorted at a time
+SETTLED = 200  # tokens after which the paper saw the sets at rest
 
 
 @dataclass(frozen=True)

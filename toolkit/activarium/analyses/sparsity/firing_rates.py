@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas
 
+from activarium.results import Series
+from activarium.summaries import Count
+
 PERCENTS = np.arange(0, 101)
+STEP = 5  # percent, width of a bin of rates
+RATES = np.concatenate([[0.0], np.arange(STEP / 2, 100, STEP), [100.0]])  # never, the middles of the bins, always
+
+
+def rates_of(counts: Mapping[str, Count]) -> Series:
+    """How many neurons fire how often, one curve per site."""
+    curves = {site: rate_histogram(c.fires, c.rows) for site, c in counts.items()}
+    label = "rows in which a neuron fires, % (0 never, 100 always, between them the middle of 5 %)"
+    return Series(RATES, curves, label, title="Neurons by firing rate", unit="share of neurons")
+
+
+def rate_histogram(fires: np.ndarray, rows: int) -> np.ndarray:
+    """Share of neurons at each of `RATES`: those that never fired, those of each bin of 5 %, those that fired in every row."""
+    never, always = fires == 0, fires == rows
+    between = fires[~never & ~always]
+    # Whole numbers are compared with whole numbers: a rate of exactly 5 % is always in the lower bin.
+    bins = (between * 100 - 1) // (STEP * rows)
+    return np.concatenate([[never.sum()], np.bincount(bins, minlength=100 // STEP), [always.sum()]]) / len(fires)
 
 
 def gini(values: np.ndarray) -> float:

@@ -21,9 +21,7 @@ def measured(sets: ActiveSets, counts: Fired, given: Activations | None) -> tupl
 
     Recall, precision and energy recall are means over rows with at least one active (for precision: predicted) neuron.
     """
-    size = round(float(counts.fires[0].sum() / counts.rows[0]))  # as many neurons as a row of the first half uses, on average
-    fixed = torch.zeros(sets.width, dtype=torch.bool)
-    fixed[_largest(torch.from_numpy(counts.fires[0]), size)] = True
+    fixed, size = fixed_set(counts)
     sums: dict[str, np.ndarray] = {}
     empty = 0
     predictions = by_example(given) if given is not None else None
@@ -35,6 +33,15 @@ def measured(sets: ActiveSets, counts: Fired, given: Activations | None) -> tupl
         for name, predicted, rows in _predictions(example, fixed, size, theirs):
             sums[name] = sums.get(name, 0) + _sums(example, predicted, rows)
     return {name: np.array([_ratio(s[2 * i], s[2 * i + 1]) for i in range(len(MEASURES))]) for name, s in sums.items()}, empty
+
+
+def fixed_set(counts: Fired) -> tuple[Tensor, int]:
+    """The most frequent neurons of the first half, as many as a row of it uses on average; the lower index first where they are equal."""
+    fires = torch.from_numpy(counts.fires[0])
+    size = round(float(fires.sum() / counts.rows[0]))
+    chosen = torch.zeros(len(fires), dtype=torch.bool)
+    chosen[fires.argsort(descending=True, stable=True)[:size]] = True
+    return chosen, size
 
 
 def _predictions(example: Example, fixed: Tensor, size: int, theirs: Tensor | None) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -84,11 +91,6 @@ def _aligned(sets: ActiveSets, predictions: Iterator[tuple[int, int, Tensor]] | 
         if len(chosen):
             return values[torch.from_numpy(chosen)] != 0
     return None
-
-
-def _largest(counts: Tensor, size: int) -> Tensor:
-    """Indices of the largest, the lower index first where they are equal."""
-    return counts.argsort(descending=True, stable=True)[:size]
 
 
 def _ratio(above: float, below: float) -> float:
