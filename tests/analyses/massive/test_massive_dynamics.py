@@ -231,7 +231,7 @@ def test_a_report_is_repeatable_and_shows_itself():
 
 @pytest.mark.slow
 def test_scribes_own_series_leaves_most_numbers_unknown():
-    """Its largest activations fall for about fifty steps and then rise to the end: the curve of the paper upside down."""
+    """Its largest activations fall for fifty to two hundred steps and then rise to the end: the curve of the paper upside down."""
     report = massive_dynamics("scribe", resamples=0, progress=False)
     layers = report["layers"]
     assert layers.columns["steps"].tolist() == [53] * 4

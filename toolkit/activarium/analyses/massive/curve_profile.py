@@ -51,23 +51,31 @@ def _profiles(problem: Problem, best: Fitted, advance: Callable[..., None]) -> t
     held = np.tile(np.repeat(np.arange(numbers), 2), series)
     side = np.tile([-1.0, 1.0], series * numbers)
     centre, values, sign = best.at[line, held], problem.values[line], best.sign[line]
+    twice = np.concatenate([np.arange(len(line)), np.flatnonzero(np.isin(held, (LAMBDA, GAMMA)))])  # those have two starts
     last, excess, seen, before = best.take(line), [], best, np.zeros(len(line))
     for place in range(distances.shape[1]):
         away = side * distances[held, place]
-        ways = [solve(problem.steps, values, s, held, centre + away, sign) for s in _starts(last, held, away - before)]
-        last, before = _smaller(*ways), away
+        at, start = centre + away, _starts(last, held, away - before)
+        both = solve(problem.steps, values[twice], start, held[twice], at[twice], sign[twice])
+        last, before = _better_way(both, twice), away
         excess.append(last.errors / np.maximum(best.errors[line], 1e-25) - 1)
         seen = _met(seen, last, line)
         advance(1)
     return distances, np.stack(excess, -1).reshape(series, numbers, 2, -1), seen
 
 
-def _starts(last: Fitted, held: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the others start: from the last solution, and from it with b and t0 left as they are while γ or λ moves."""
+def _starts(last: Fitted, held: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Where the others start: from the last solution, and where λ or γ moves also with b and t0 left as they are."""
     follow = last.searched.copy()
     follow[held == LAMBDA] += moved[held == LAMBDA, None] * [0, -1, 1]  # λ = b/γ, t0 = τγ
     follow[held == GAMMA, 2] -= moved[held == GAMMA]
-    return last.searched, follow
+    return np.concatenate([last.searched, follow[np.isin(held, (LAMBDA, GAMMA))]])
+
+
+def _better_way(both: Fitted, line: np.ndarray) -> Fitted:
+    """Of the solutions of each line the one that leaves less."""
+    order = np.lexsort((both.errors, line))
+    return both.take(order[np.unique(line[order], return_index=True)[1]])
 
 
 def _smaller(a: Fitted, b: Fitted) -> Fitted:
@@ -81,8 +89,7 @@ def _smaller(a: Fitted, b: Fitted) -> Fitted:
 def _met(best: Fitted, found: Fitted, line: np.ndarray) -> Fitted:
     """For each series the better of what was known and what was met within the bounds of a fit."""
     allowed = Fitted(found.searched, found.linear, np.where(found.inside, found.errors, np.inf))
-    order = np.lexsort((allowed.errors, line))
-    return _smaller(best, allowed.take(order[np.unique(line[order], return_index=True)[1]]))
+    return _smaller(best, _better_way(allowed, line))
 
 
 def _crossing(distance: np.ndarray, excess: np.ndarray, bound: float) -> float:
