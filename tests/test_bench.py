@@ -129,6 +129,7 @@ def test_a_survey_is_timed_against_the_forward_alone() -> None:
     assert "all summaries" in rows[2].what
 
 
+@pytest.mark.slow
 def test_sparse_decoding_is_checked_against_the_masked_model_before_it_is_timed() -> None:
     rows = sparse_decoding(SMALL, 3, 1)
     decoding, down = rows[:6], rows[6:]

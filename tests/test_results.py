@@ -145,6 +145,7 @@ def test_the_caption_names_what_is_marked() -> None:
 def test_top_by_hand_ignores_nan() -> None:
     grid = Grid([[1.0, -5.0], [float("nan"), 3.0]], axes="layer position", labels={"position": ("a", "b")})
     assert grid.top(2) == [(("0", "b"), -5.0), (("1", "b"), 3.0)]
+    assert [value for _, value in Grid(np.array([0, 1, 3, 2], np.uint8), axes="layer").top(2)] == [3.0, 2.0]
 
 
 def test_a_table_has_a_line_per_value() -> None:

@@ -50,7 +50,7 @@ BOOKS = {
             SHOWN[0],
             """from activarium.results import Report, Series
 words = Overlay(relevance, ("block 0", "block 1"), tokens=tokens)
-parts = {"<b>text</b>": words, "heads": Grid(small, axes="layer position"), "loss": Series(np.arange(4), {"train": np.arange(4.0)})}
+parts = {"<b>text</b>": words, "heads": Grid(small, axes="layer position"), "loss": Series(np.arange(12), {"train": np.sqrt(np.arange(12))})}
 box = act.show(Report(parts, ("Found <i>this</i>.",), title="A report"))
 strip, heat, loss = [child for child in box.children if hasattr(child, "pointed")]
 box""",

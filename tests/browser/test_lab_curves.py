@@ -199,14 +199,14 @@ def test_reports_show_their_curves(open_notebook, screenshots):
     for name in ("lazy", "influence", "massive", "indices", "faithful"):
         assert int(notebook.run(f"print(sum(type(c).__name__ == 'Curves' for c in getattr({name}, 'children', [{name}])))")) >= 1, name
     every = notebook.page.locator(".act-curves")
-    assert every.count() == 9
-    for at in range(9):
+    assert every.count() >= 9
+    for at in range(every.count()):
         widget = notebook.widget("curves", at)
         # The notebook draws what is near the screen.
         widget.root.scroll_into_view_if_needed()
         notebook.page.locator(".act-curves[data-ready]").nth(at).wait_for()
         widget.press("Home", "ArrowRight")
-        assert re.search(r"(layer|block|share of edges) [\d.]+ .*[\d.]", widget.read_out())
+        assert re.search(r"\w+ -?[\d.]+ · .*[\d.]", widget.read_out())
         widget.picture(screenshots / f"lab_report_curves_{at}.png")
     assert notebook.troubles == []
     assert [words for words in notebook.printed_troubles() if "UserWarning" not in words] == []

@@ -127,6 +127,19 @@ def test_what_is_written_with_a_cache_is_judged_as_in_one_forward(written):
     assert ours["rate"].curves["all rows"].tolist() == theirs["rate"].curves["all rows"].tolist()
 
 
+def test_a_prompt_in_two_chunks_is_judged_as_in_one(written):
+    """The second chunk runs alone, on the keys and values of the first."""
+    model, _ = written
+    ids, start = torch.arange(20, 29)[None], 4
+    whole = model.run(ids, read=[*READ, "blocks.0.resid_pre", "blocks.*.attn.k_rot", "blocks.*.attn.v"])
+    entered = whole["blocks.0.resid_pre"].tensor[start:]
+    sites = ["blocks.0.resid_pre", "blocks.*.resid_post"]
+    rest = model.resume(ids, "blocks.0.resid_pre", entered, sites, start=start, cached_kv=whole)
+    one, two = layer_voids(whole), layer_voids(rest)
+    assert two["voids"].values.tolist() == one["voids"].values[start:].tolist()
+    assert two["progress"].values == pytest.approx(one["progress"].values[start:], abs=1e-4)
+
+
 def test_prompt_and_response_are_counted_apart(written):
     _, made = written
     report, phase = layer_voids(made.recording), made.recording.rows[""]["phase"]

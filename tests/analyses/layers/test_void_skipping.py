@@ -181,20 +181,22 @@ def test_random_layers_are_as_many_in_each_row():
 
 def test_where_all_layers_are_active_random_ones_are_the_same(llama):
     report = void_skipping(llama, TEXTS, "halt", alpha=0, draws=2)
-    assert report["cost"].values.tolist() == [0.0] * 3
+    assert report["cost"].values.tolist() == [0.0] * 5
     assert "there is no telling them apart (difference 0 to 0)" in report.words[1]
 
 
 def test_the_random_layers_stand_beside_and_their_difference_has_an_interval(llama):
     report = void_skipping(llama, TEXTS, "bypass", draws=3)
-    assert sorted(report["cost"].names) == ["bypass at alpha 0.8", "random layers 1", "random layers 2", "random layers 3"]
+    kinds = ("random layers", "random layers after the first")
+    assert set(report["cost"].names) == {"bypass at alpha 0.8", *(f"{k} {i}" for k in kinds for i in (1, 2, 3))}
     assert (np.diff(report["cost"].values) >= 0).all()
     costs = dict(zip(report["cost"].names, report["cost"].values, strict=True))
-    apart = costs["bypass at alpha 0.8"] - np.mean([costs[f"random layers {i}"] for i in (1, 2, 3)])
-    assert report.diagnostics["KL above random layers"] == pytest.approx(apart)
-    low, high = report.diagnostics["its interval"]
-    assert low <= apart <= high
-    assert np.unique(report["cost"].values).size == 4
+    for kind in kinds:
+        apart = costs["bypass at alpha 0.8"] - np.mean([costs[f"{kind} {i}"] for i in (1, 2, 3)])
+        assert report.diagnostics[f"KL above {kind}"] == pytest.approx(apart)
+        low, high = report.diagnostics[f"interval above {kind}"]
+        assert low <= apart <= high
+    assert np.unique(report["cost"].values).size == 7
     again = void_skipping(llama, TEXTS, "bypass", draws=3)
     assert again["cost"].values.tolist() == report["cost"].values.tolist()
 
@@ -209,7 +211,8 @@ def test_static_leaves_out_the_layers_that_are_seldom_active(llama):
     assert list(report.diagnostics["left out"]) == out
     assert report["active"].curves["active"].tolist() == (rates >= cut).astype(float).tolist()
     wanted = changed_answers(llama, TEXTS, {b: [SkipBlock(b)] for b in (f"blocks.{i}" for i in range(4))})
-    assert sorted(report["cost"].values) == pytest.approx(sorted(a.mean("kl") for a in wanted.values()))
+    every = [v for n, v in zip(report["cost"].names, report["cost"].values, strict=True) if "after the first" not in n]
+    assert sorted(every) == pytest.approx(sorted(a.mean("kl") for a in wanted.values()))
     costs = dict(zip(report["cost"].names, report["cost"].values, strict=True))
     assert costs[f"static without {out[0]}"] == pytest.approx(wanted[out[0]].mean("kl"))
 
@@ -247,12 +250,18 @@ def test_the_time_is_that_of_forwards_in_which_the_blocks_do_not_run():
 
 def test_random_sets_of_blocks_are_others_of_the_same_size():
     rates = np.array([[9.0, 1.0, 9.0, 1.0, 9.0, 9.0]]), np.array([[10.0]])
-    plan = Static("", 6, rates, 0.5, 8, 0)
-    sets = [tuple(e.site for e in plan.drawn(i)) for i in range(plan.draws)]
-    assert len(set(sets)) == 8 and all(len(s) == 2 for s in sets)
-    assert tuple(plan.out) == ("blocks.1", "blocks.3") not in sets
-    assert Static("", 6, rates, 0.5, 14, 0).draws == Static("", 6, rates, 0.5, 99, 0).draws == 14  # all that there are
-    assert Static("", 6, rates, 0.0, 5, 0).draws == 0
+    sets, later = (
+        [tuple(e.site for e in one) for one in Static("", 6, rates, 0.5, 8, 0).drawn[k]]
+        for k in ("random layers", "random layers after the first")
+    )
+    assert len(set(sets)) == len(set(later)) == 8
+    assert all(len(s) == 2 and s != ("blocks.1", "blocks.3") for s in sets + later)
+    assert any("blocks.0" in s for s in sets) and not any("blocks.0" in s for s in later)
+    for draws in (14, 99):  # all that there are
+        assert [len(d) for d in Static("", 6, rates, 0.5, draws, 0).drawn.values()] == [14, 9]
+    assert [len(d) for d in Static("", 6, rates, 0.0, 5, 0).drawn.values()] == [0]
+    first = np.array([[1.0, 9.0, 9.0]]), np.array([[10.0]])
+    assert list(Static("", 3, first, 0.5, 5, 0).drawn) == ["random layers"]  # the first layer itself is left out
 
 
 def test_a_block_that_writes_nothing_costs_nothing_to_leave_out():

@@ -201,6 +201,7 @@ def test_pictures_have_one_answer_each_and_every_row_looks_back():
     assert list(report) == ["usual values", "cost", "attention"]  # one answer each: neither positions nor rows
     assert cost(report, "zero") > 0
     assert np.isnan(cost(report, "zero", "rise of loss"))
+    assert "the mean comes from the inputs themselves, which flatters it; give a calibration= of other sequences." in report.words
 
 
 def test_two_stacks_are_told_apart_and_one_is_acted_on():

@@ -66,7 +66,8 @@ def test_smoothquant_changes_no_output(random):
     for strength in (0.0, 0.5, 1.0):
         factor = quantiser.smooth_factor(x.abs().amax(0), weight, strength)
         assert ((x / factor) @ (weight * factor[:, None]) - x @ weight).abs().max() < 1e-5
-    assert quantiser.smooth_factor(torch.tensor([4.0]), torch.tensor([[-0.25]]), 0.5).item() == pytest.approx(4.0)
+    for strength, wanted in ((0.0, 1 / 2), (0.25, 3**0.5 / 2**0.75), (1.0, 9.0)):
+        assert quantiser.smooth_factor(torch.tensor([9.0]), torch.tensor([[2.0]]), strength).item() == pytest.approx(wanted)
     assert quantiser.smooth_factor(torch.tensor([0.0]), torch.tensor([[1.0]])).item() == pytest.approx(1e-5)
 
 

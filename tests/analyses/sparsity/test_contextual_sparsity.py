@@ -14,6 +14,7 @@ from activarium.analyses.sparsity.firing_rates import covered, gini, share_for
 from activarium.edits import Where, Zero
 from activarium.errors import InputError, NotFinite
 from activarium.recording import Recording
+from activarium.rows import Rows
 
 from .recorded import cut, recording, site, table
 
@@ -190,6 +191,18 @@ def test_nulls_of_real_models_by_other_means(name: str, share: float | None):
         sparsity(function(shuffled("W_gate" if gated else "W_in", "b_in")) * (shuffled("W_in", "b_in") if gated else 1)) for _ in range(6)
     ]
     assert nulls["shuffled weights"][0] == pytest.approx(np.mean(drawn), abs=4 * np.std(drawn) + 0.01)
+
+
+def test_rates_are_compared_between_domains():
+    sets = [[0], [0], [0, 1], [2], [2], [2, 1]]
+    whole = neurons(rows_with(sets, 3), [0, 0, 1, 2, 2, 3])
+    rows = Rows({**{c: whole.rows[""][c] for c in whole.rows[""].columns}, "label": np.array(["a"] * 3 + ["b"] * 3, dtype=object)})
+    labelled = Recording({n: Activations(a.tensor, a.axes, site=n, index=rows) for n, a in whole.items()}, {"": rows})
+    grid = contextual_sparsity(labelled, domain="label")["domains"]
+    assert grid.label("domain") == ["a", "b"]
+    assert grid.values == pytest.approx(np.array([[1, -1], [-1, 1]]))  # rates 3 1 0 and 0 1 3
+    with pytest.raises(InputError, match="no row column 'label' to tell domains apart; it has example"):
+        contextual_sparsity(whole, domain="label")
 
 
 def test_every_neuron_has_its_line():

@@ -256,6 +256,8 @@ def test_what_makes_no_sense_is_refused_in_words():
         core_neurons(Activations(torch.ones(2, 2, 2), "row slot d_mlp", site="blocks.0.mlp.post"))
     with pytest.raises(InputError, match="No row is left to count"):
         core_neurons(one, exclude=("token",))
+    with pytest.raises(InputError, match="every=0 tokens lie between two places"):
+        core_neurons(one, every=0)
     with pytest.raises(InputError, match="There is no example 7"):
         core_neurons(one, example=7)
     spoiled = random(4, 8)

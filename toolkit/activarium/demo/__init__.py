@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from activarium.demo._activity import activity
 from activarium.demo._causes import causes
 from activarium.demo._language import language
 from activarium.demo._language import token_loss as token_loss
@@ -37,7 +38,7 @@ def main(out: str | Path = "out") -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the models are small: on a busy machine, threads waiting for one another took five times longer
     try:
-        for room in (language, sparsity, vision, causes):
+        for room in (language, sparsity, vision, activity, causes):
             room(tour)
     finally:
         torch.set_num_threads(threads)

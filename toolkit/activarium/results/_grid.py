@@ -53,7 +53,8 @@ class Grid(Result):
     def top(self, count: int = 10) -> list[tuple[tuple[str, ...], float]]:
         """The cells of largest size, with their names, largest first."""
         flat = self.values.ravel()
-        order = np.argsort(-np.abs(np.where(np.isnan(flat), 0, flat)), kind="stable")[:count]
+        size = np.abs(np.where(np.isnan(flat), 0, flat))
+        order = np.argsort(-size.astype(np.float64), kind="stable")[:count]  # minus an unsigned number is a large one
         names = [self.label(a) for a in self.axes]
         where = np.array(np.unravel_index(order, self.values.shape)).T
         return [(tuple(n[i] for n, i in zip(names, cell, strict=True)), float(flat[j])) for cell, j in zip(where, order, strict=True)]

@@ -76,8 +76,8 @@ def _bend(lines: Sequence[np.ndarray], log: bool) -> _Bend:
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     sizes = np.abs(values[values != 0])
-    # More decades than eight would leave no room for the upper ones.
-    knee = max(float(sizes.min()), float(sizes.max()) / 1e8) if log and sizes.size else 0.0
+    # More decades would leave no room for the upper ones; on both sides of 0 small numbers are mere crossings.
+    knee = max(float(sizes.min()), float(sizes.max()) / (1e4 if low < 0 else 1e8)) if log and sizes.size else 0.0
     return _Bend((low, high if high > low else low + 1), knee)
 
 
@@ -122,7 +122,9 @@ class _Canvas:
         columns = np.arange(known[0], known[-1] + 1)
         # A column without a point lies between its neighbours, unless one of those has nothing but missing values.
         low, high = (np.interp(columns, known, extreme.reduceat(y, starts)) * FINE for extreme in (np.fmin, np.fmax))
-        self._fill(columns, low - 0.6, high + 0.6, colour, 0.9)
+        # Each column reaches to its neighbour, as a line would.
+        down, up = np.fmin(low, np.append(high[1:], np.nan)), np.fmax(high, np.append(low[1:], np.nan))
+        self._fill(columns, np.where(np.isnan(low), np.nan, down) - 1, np.where(np.isnan(high), np.nan, up) + 1, colour, 0.9)
 
     def area(self, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: np.ndarray) -> None:
         good = np.isfinite(low) & np.isfinite(high)

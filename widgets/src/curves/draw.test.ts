@@ -42,6 +42,7 @@ describe("scales", () => {
 
   it("do not give a tiny number all the room", () => {
     expect(scale(0, 1, true, 1e-30).knee).toBeCloseTo(1e-8, 20);
+    expect(scale(-1, 1, true, 1e-30).knee).toBeCloseTo(1e-4, 12);
   });
 
   it("stay linear where there is nothing but 0, and have room where there is one value", () => {

@@ -20,6 +20,8 @@ export interface Scale {
 
 /** More decades than this below the largest value would leave no room for the others. */
 const DECADES = 8;
+/** On both sides of 0 the smallest numbers are mere crossings, which say nothing. */
+const SIGNED_DECADES = 4;
 /** Free space at both ends, as a share. */
 const MARGIN = 0.04;
 
@@ -40,7 +42,10 @@ export function extentOf(lines: readonly Numbers[]): Extent {
 export function scaleFor({ low, high, least }: Extent, log: boolean, margin = MARGIN): Scale {
   const size = Math.max(Math.abs(low), Math.abs(high));
   const kind = !log || !least ? "linear" : low > 0 ? "log" : "symlog";
-  const knee = kind === "symlog" ? 10 ** Math.floor(Math.log10(Math.max(least, size / 10 ** DECADES))) : 1;
+  const knee =
+    kind === "symlog"
+      ? 10 ** Math.floor(Math.log10(Math.max(least, size / 10 ** (low < 0 ? SIGNED_DECADES : DECADES))))
+      : 1;
   const scale: Scale = { kind, knee, from: 0, to: 1 };
   const [from, to] = [bent(scale, low), bent(scale, high)];
   const room = to > from ? (to - from) * margin : kind === "linear" ? (size || 1) * 0.1 : 0.3;

@@ -58,7 +58,8 @@ def void_skipping(
         calibration: Inputs that the rates of `"static"` are measured on; `inputs` if not given.
         exclude_dims: Dimensions left out of every length, such as massive ones.
         draws: How many random sets of layers to compare with, each with as many active layers per row (`"halt"`: per
-            example, `"static"`: in all).
+            example, `"static"`: in all): so many drawn from all layers, and so many from those after the first. Few models can do
+            without the first layer, and this rule nearly always keeps it, so the second kind is the sterner test.
         seed: Draws those layers, and the sequences for the intervals.
         progress: Show a bar.
 
@@ -99,7 +100,7 @@ def void_skipping(
         plan = Judged(mode, prefix, depth, alpha, exclude_dims, draws, seed)
         _check_dims(model, encoded, prefix, exclude_dims)
     changes: dict[str, Change] = {plan.name: plan.chosen}
-    changes |= {f"random layers {i + 1}": plan.drawn(i) for i in range(plan.draws)}
+    changes |= {f"{kind} {i + 1}": change for kind, drawn in plan.drawn.items() for i, change in enumerate(drawn)}
     found = changed_answers(model, encoded, changes, progress=progress, doing="skipping")
     above, below = plan.sums()
     share = float(above.sum() / below.sum() / depth)
@@ -108,15 +109,16 @@ def void_skipping(
         "cost": cost_table(found, dict.fromkeys(found, share), draw, f"{title}: KL(full ‖ skipped) beside random layers"),
         "active": draw.series(np.arange(depth), {"active": (above, below)}, "Share of rows each layer is active for", "share"),
     }
-    chosen, *others = found.values()
+    chosen = found[plan.name]
     words = [f"{plan.name}: {share:.0%} of the layers are active for a row; KL(full ‖ skipped) {chosen.mean('kl'):.3g} nats."]
     notes: dict[str, Any] = {"mode": mode, "alpha": alpha, "exclude_dims": list(exclude_dims), "active layers": share, "seed": seed}
-    if others:
-        apart, low, high = against_random(chosen, others, draw)
-        notes |= {"KL above random layers": apart, "its interval": [low, high]}
-        words.append(
-            f"as many random layers cost {np.mean([o.mean('kl') for o in others]):.3g} ({len(others)} draws); {_verdict(low, high)}."
-        )
+    for kind, drawn in plan.drawn.items():
+        if drawn:
+            others = [found[f"{kind} {i + 1}"] for i in range(len(drawn))]
+            apart, low, high = against_random(chosen, others, draw)
+            notes |= {f"KL above {kind}": apart, f"interval above {kind}": [low, high]}
+            mean = np.mean([o.mean("kl") for o in others])
+            words.append(f"as many {kind} cost {mean:.3g} ({len(others)} draws); {_verdict(low, high)}.")
     saved, more = plan.saved(model, encoded)
     return Report(parts | more, (*words, saved), title=title, diagnostics=notes | plan.notes)
 

@@ -59,7 +59,7 @@ def one_by_one(model: Runner, inputs: Any, prefix: str, depth: int, most: int, p
 def at_random(depth: int, most: int, draws: int, seed: int) -> list[list[Set]]:
     """For each size some different sets; all of them where those are few."""
     random = np.random.default_rng(seed)
-    return [other_sets(depth, n, draws, random) for n in range(1, most + 1)]
+    return [other_sets(range(depth), n, draws, random) for n in range(1, most + 1)]
 
 
 def skips(prefix: str, chosen: Sequence[int]) -> list[SkipBlock]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from activarium.analyses.changed_answers import Change
 from activarium.analyses.layers.skip_cost import time_without
 from activarium.analyses.layers.skipping import Course, Judge, as_given, as_many_at_random, by_progress, until_all_rest
 from activarium.edits import Edit, SkipBlock
@@ -27,14 +28,25 @@ SAVES = {
 }
 
 
+# As many layers drawn from all of them, or from those after the first, which few models can do without.
+KINDS = {"random layers": 0, "random layers after the first": 1}
+
+
 class Judged:
-    """Layers that are judged row by row while the forward runs."""
+    """Layers that are judged row by row while the forward runs.
+
+    Attributes:
+        name: What a reader calls it.
+        drawn: Kind of random layers → what makes the edits of each draw.
+        notes: What a reader should know.
+    """
 
     def __init__(self, mode: str, prefix: str, depth: int, alpha: float, exclude: Sequence[int], draws: int, seed: int) -> None:
-        self.mode, self.prefix, self.depth, self.alpha, self.exclude, self.draws = mode, prefix, depth, alpha, exclude, draws
+        self.mode, self.prefix, self.depth, self.alpha, self.exclude = mode, prefix, depth, alpha, exclude
         self.name = f"{mode} at alpha {alpha:g}"
         self.random = np.random.default_rng(seed)
         self.courses: list[tuple[Course, np.ndarray]] = []
+        self.drawn: dict[str, list[Change]] = {kind: [self._random(first)] * draws for kind, first in KINDS.items()}
         self.notes: dict[str, Any] = {}
         if mode == "bypass":
             self.notes["keys and values at bypassed rows"] = "computed from the carried state"
@@ -49,12 +61,15 @@ class Judged:
         self.courses.append((course, example))
         return course.edits
 
-    def drawn(self, _: int) -> Callable[[Any], Sequence[Any]]:
+    def _random(self, first: int) -> Callable[[Any], Sequence[Edit]]:
+        """What draws as many active layers from `first` on as the chosen ones had in the same batch, which ran just before."""
+
         def edits(here: Any) -> Sequence[Edit]:
             course, example = self.courses[-1]
             verdicts = torch.stack(course.verdicts, 1)
             owner = _owner(example) if self.mode == "halt" else None
-            return self._course(as_given(as_many_at_random(verdicts, self.random, owner))).edits
+            drawn = as_many_at_random(verdicts[:, first:], self.random, owner)
+            return self._course(as_given(torch.cat([verdicts[:, :first], drawn], 1))).edits
 
         return edits
 
@@ -72,7 +87,7 @@ class Judged:
 
 
 class Static:
-    """A fixed set of layers, left out for every row."""
+    """A fixed set of layers, left out for every row; attributes as of `Judged`, and `out`, its blocks."""
 
     def __init__(self, prefix: str, depth: int, rates: tuple[np.ndarray, np.ndarray], cut: float, draws: int, seed: int) -> None:
         names = [f"{prefix}blocks.{i}" for i in range(depth)]
@@ -81,15 +96,13 @@ class Static:
         self.out, self.kept = [names[i] for i in out], np.isin(np.arange(depth), out, invert=True)
         self.name = f"static without {', '.join(self.out) or 'any block'}"
         self.chosen: Sequence[Edit] = [SkipBlock(b) for b in self.out]
-        sets = other_sets(depth, len(out), draws, np.random.default_rng(seed), but=out)
-        self._others = [[SkipBlock(names[i]) for i in one] for one in sets]
-        self.draws = len(sets)
+        self.drawn: dict[str, list[Change]] = {}
         self.notes: dict[str, Any] = {"cut": cut, "left out": self.out, "rate on the calibration": rate.tolist()}
-        self.notes["random sets"] = [[b.site for b in one] for one in self._others]
-
-    def drawn(self, which: int) -> Sequence[Edit]:
-        """Edits that leave out one of the other sets."""
-        return self._others[which]
+        for kind, first in KINDS.items():
+            if min(out, default=0) >= first:
+                sets = other_sets(range(first, depth), len(out), draws, np.random.default_rng(seed), but=out)
+                self.drawn[kind] = [[SkipBlock(names[i]) for i in one] for one in sets]
+                self.notes[kind] = [[names[i] for i in one] for one in sets]
 
     def sums(self) -> tuple[np.ndarray, np.ndarray]:
         """The layers that are kept, for a row that stands for all."""
@@ -120,13 +133,13 @@ def _owner(example: np.ndarray) -> Tensor:
 
 
 def other_sets(
-    depth: int, count: int, draws: int, random: np.random.Generator, but: tuple[int, ...] | None = None
+    layers: Sequence[int], count: int, draws: int, random: np.random.Generator, but: tuple[int, ...] | None = None
 ) -> list[tuple[int, ...]]:
     """Different sets of `count` layers `but` one; all that there are where those are few."""
-    if comb(depth, count) - (but is not None) <= draws:
-        return [one for one in combinations(range(depth), count) if one != but]
+    if comb(len(layers), count) - (but is not None) <= draws:
+        return [one for one in combinations(layers, count) if one != but]
     found: list[tuple[int, ...]] = []
     while len(found) < draws:
-        one = tuple(sorted(int(i) for i in random.choice(depth, count, replace=False)))
+        one = tuple(sorted(int(i) for i in random.choice(layers, count, replace=False)))
         found += [] if one == but or one in found else [one]
     return found

@@ -101,6 +101,8 @@ def massive_interventions(
     notes |= {"calibration sequences": sequences}
     if sequences < ENOUGH:
         words.append(f"the mean comes from {sequences} sequences only; give a calibration set of {ENOUGH} or more before believing it.")
+    if calibration is None:
+        words.append("the mean comes from the inputs themselves, which flatters it; give a calibration= of other sequences.")
     hits = _hits(model, inputs, site, absolute, ratio)
     if not len(hits):
         words.append("the calibration has massive numbers there, the inputs have none: nothing was changed.")

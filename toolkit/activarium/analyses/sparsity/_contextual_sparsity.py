@@ -13,7 +13,7 @@ import torch
 from activarium.activations import Activations
 from activarium.analyses.layer_sites import examples_of, layer_number, layer_sites
 from activarium.analyses.sparsity.ablated_sets import ablation
-from activarium.analyses.sparsity.active_sets import ActiveSets, Fired, fired, union_density
+from activarium.analyses.sparsity.active_sets import ActiveSets, Fired, fired, fires_by, union_density
 from activarium.analyses.sparsity.cost_of_dropping import Intervals
 from activarium.analyses.sparsity.firing_rates import PERCENTS, covered, gini, rank_correlation, share_for
 from activarium.analyses.sparsity.null_sparsity import null_densities
@@ -35,6 +35,7 @@ def contextual_sparsity(
     *,
     active: float | None = None,
     predicted: Recording | Activations | None = None,
+    domain: str | None = None,
     draws: int = 100,
     exclude: Sequence[str] = EXCLUDED,
     confidence: float = 0.95,
@@ -56,6 +57,7 @@ def contextual_sparsity(
         active: Which neurons a row needs: None, those that are not zero (ReLU); or the largest contributions that hold this share of
             the row's energy Σ contribution², between 0 and 1, for smooth activations.
         predicted: Predictions to score, at the same sites and rows: not zero where a neuron is foreseen to be active.
+        domain: A row column, such as `label`, between whose values the neurons' rates are compared as well.
         draws: Batches drawn for each size.
         exclude: Row kinds left out. Pads are never rows.
         confidence: Share of resampled sequence sets inside the intervals.
@@ -72,15 +74,16 @@ def contextual_sparsity(
         `own strongest` of that number (the best such a set can do), the `row before`, the most frequent of the `rows so far`, and
         what is `predicted`; with recall, precision and predicted sparsity; `predictors by layer` is the grid `predictor layer` of energy
         recall. `union`: share of neurons that a batch needs, against its size, for rows of several sequences, for rows on end, and if rows
-        and neurons were independent. `nulls`: sparsity per layer and by chance. `neurons`:
-        ranking of the 50 with the largest share of their layer's energy, with rate, mean |activation| and mean contribution when active, and
-        column norm. With `inputs`, `ablation`: ranking by KL, in nats, of models in which each row keeps only its active set, the fixed set, or
-        its own strongest, in all layers at once, in the kinds of rows that were counted. Models with several stacks have each part but `ablation` per stack.
+        and neurons were independent. `nulls`: sparsity per layer and by chance. `neurons`: ranking of the 50 with the largest share of
+        their layer's energy, with rate, mean |activation| and mean contribution when active, and column norm. With `domain`, `domains`:
+        grid `domain other` of the rank correlation of rates, mean over layers. With `inputs`, `ablation`: ranking by KL, in nats, of
+        models in which each row keeps only its active set, the fixed set, or its own strongest, in all layers at once, in the kinds of rows
+        that were counted. Models with several stacks have each part but `ablation` per stack.
 
     Raises:
         UnknownSite: The recording holds neither `mlp.post` nor `mlp.act`.
-        InputError: `inputs` without a model; the activation is smooth and `active` was not given, or not between 0 and 1; one sequence only; no row is left; or
-            `predicted` has other rows.
+        InputError: The activation is smooth and `active` was not given, or not between 0 and 1; one sequence only; no row is left; `inputs`
+            without a model; no such column as `domain`; or `predicted` has other rows.
         NotFinite: NaN or infinite neurons.
 
     Source:
@@ -114,7 +117,8 @@ def contextual_sparsity(
             raise InputError(f"{first.site} holds one sequence; a fixed set is chosen on some and tried on others. Record at least two.")
         table = _Table(layers, recording, model, predicted, draws, seed)
         every, counts = every | layers, counts | table.counts
-        parts |= {f"{stack} {name}".strip(): part for name, part in table.parts(draw).items()}
+        made = table.parts(draw) | ({} if domain is None else {"domains": _domains(layers, domain)})
+        parts |= {f"{stack} {name}".strip(): part for name, part in made.items()}
         notes |= {f"{stack} {key}".strip(): value for key, value in table.notes().items()}
         words += [f"{stack}: {line}" if stack else line for line in [*table.words(), *left_out_words(first, exclude)]]
         notes |= {f"{stack} excluded".strip(): left_out(first, exclude)}
@@ -123,6 +127,17 @@ def contextual_sparsity(
         told = ", ".join(f"{name} {kl:.3g}" for name, kl in zip(cost.names, cost.values, strict=True))
         words.append(f"with only these neurons left in all layers, KL from the full model in nats: {told}.")
     return Report(parts, tuple(words), title="Which neurons each row needs", diagnostics=notes)
+
+
+def _domains(layers: Mapping[str, ActiveSets], domain: str) -> Grid:
+    """How alike the neurons' rates are between domains."""
+    found = []
+    for sets in layers.values():
+        fires = fires_by(sets, domain)
+        found.append([[rank_correlation(one, other) for other in fires.values()] for one in fires.values()])
+    names = list(fires_by(next(iter(layers.values())), domain))
+    title = f"Rank correlation of firing rates between values of {domain}, mean over layers"
+    return Grid(np.mean(found, 0), ("domain", "other"), {"domain": names, "other": names}, title=title, unit="Spearman's correlation")
 
 
 def _norms(model: Runner | None, site: str, neurons: Activations) -> torch.Tensor:

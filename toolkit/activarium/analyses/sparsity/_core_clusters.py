@@ -55,10 +55,9 @@ def core_clusters(
         seed: Of K-Means.
 
     Returns:
-        A report with `core sets` (grid cluster × layer × neuron, 1 where it is kept), `clusters` (ranking by size, with the
-        similarity of its sentences to its own sets and to the nearest other group's, and its commonest label), `similarity` (grid:
-        sets of each group beside those of each other), with labels `labels in clusters` (grid of counts), and where the number was
-        chosen `elbow`. `diagnostics` has `purity` and `adjusted rand` of K-Means against the labels, and `nearest is own`: the
+        A report with `clusters` (ranking by size, with the similarity of its sentences to its own sets and to the nearest other
+        group's, and its commonest label), `similarity` (grid: sets of each group beside those of each other), with labels `labels in
+        clusters` (grid of counts), where the number was chosen `elbow`, and `core sets` (grid cluster × layer × neuron, 1 where kept). `diagnostics` has `purity` and `adjusted rand` of K-Means against the labels, and `nearest is own`: the
         share of sentences whose nearest group is their own. A model with several stacks has each part once per stack.
 
     Raises:
@@ -98,7 +97,7 @@ def core_clusters(
         points = _points(cores[list(sites)[chosen]])
         member, curve = (known, None) if clusters is None and known is not None else _grouped(points, clusters or "elbow", seed)
         table = _Table(cores, member, gamma)
-        made = table.parts(known) | ({"elbow": curve} if curve is not None else {})
+        made = table.parts(known) | ({"elbow": curve} if curve is not None else {}) | {SETS: as_grid(table.groups, table.width)}
         counted: dict[str, Any] = {"clusters": len(table.groups), "sentences": len(member), "nearest is own": table.own()}
         if curve is not None or clusters is not None:
             counted |= {"layer": list(sites)[chosen]} | (_agreement(known, member) if known is not None else {})
@@ -219,7 +218,6 @@ class _Table:
         pairs = np.mean([similarities(sets, sets, self.width) for sets in kept], axis=0)
         labels = {"cluster": names, "other cluster": names}
         made: dict[str, Result] = {
-            SETS: as_grid(self.groups, self.width),
             "clusters": self._ranking(known),
             "similarity": Grid(
                 pairs, ("cluster", "other cluster"), labels, title="Neurons kept by both over neurons kept by either", unit="share"

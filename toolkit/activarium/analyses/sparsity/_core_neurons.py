@@ -24,7 +24,7 @@ from activarium.analyses.sparsity.cores import (
     token_cores,
 )
 from activarium.analyses.sparsity.row_kinds import EXCLUDED, kept, left_out, left_out_words
-from activarium.errors import UnknownSite
+from activarium.errors import InputError, UnknownSite
 from activarium.recording import Recording
 from activarium.results import Grid, Overlay, Ranking, Report, Result, Series
 
@@ -76,7 +76,7 @@ def core_neurons(
     Raises:
         UnknownSite: The recording holds no such site, or there is no such site.
         AxisError: The site has other axes than `row d_mlp`, such as a mixture of experts with its slots.
-        InputError: `alpha`, `beta` or `rule` make no sense, no row is left, or there is no such example.
+        InputError: `alpha`, `beta`, `rule` or `every` make no sense, no row is left, or there is no such example.
         NotFinite: NaN or infinite numbers, which cannot be ranked.
 
     Source:
@@ -99,6 +99,8 @@ def core_neurons(
     settings = Settings(alpha, beta, rule)
     if site not in SITES:
         raise UnknownSite(f"Core neurons are chosen at {', '.join(SITES)}; there is no {site!r} among them. Pass one of these.")
+    if every is not None and every < 1:
+        raise InputError(f"every={every} tokens lie between two places of the stability curve; give at least 1.")
     parts: dict[str, Result] = {}
     words: list[str] = []
     notes: dict[str, object] = {"alpha": alpha, "beta": beta, "rule": rule}

@@ -137,7 +137,8 @@ class _Measured:
 
 def _measured(activations: Activations, exclude: Sequence[str]) -> _Measured:
     keep = some_kept(activations, exclude)
-    first = column(activations, "position", -1) == 0
+    # A table made by hand may hold pads, and one of them may stand at position 0.
+    first = (column(activations, "position", -1) == 0) & (column(activations, "kind", "token").astype(str) != "pad")
     wanted = keep | first
     found = np.concatenate(list(_pieces(activations, wanted)))
     return _Measured(found[keep[wanted]], examples_of(activations)[keep], found[first[wanted]], activations.shape[-1])

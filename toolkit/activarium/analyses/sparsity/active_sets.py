@@ -28,12 +28,14 @@ class Example:
         active: Boolean `row neuron`.
         energy: Squared contributions `row neuron`, float64.
         follows: Boolean per row: the row before it is the one right before it in the example.
+        rows: Where they stand in the recording.
     """
 
     number: int
     active: Tensor
     energy: Tensor
     follows: Tensor
+    rows: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,7 @@ class ActiveSets:
             if not bool(some.isfinite().all()):
                 refuse_strange(self.neurons, "It would count as active.")
             follows = np.concatenate([[False], np.diff(chosen) == 1])
-            yield Example(number, *self.of(some), torch.from_numpy(follows))
+            yield Example(number, *self.of(some), torch.from_numpy(follows), chosen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +144,24 @@ def fired(sets: ActiveSets) -> Fired:
             f"{sets.neurons.site}: {100 * found.density:.2f} % of the neurons are not zero, as after a smooth activation (GELU, SiLU). "
             "Say what is active: active=0.9 takes the neurons that hold 90 % of a row's energy."
         )
+    return found
+
+
+def fires_by(sets: ActiveSets, name: str) -> dict[str, np.ndarray]:
+    """Value of a row column → rows in which each neuron is active.
+
+    Raises:
+        InputError: The rows have no such column.
+    """
+    if sets.neurons.index is None or name not in sets.neurons.index:
+        have = ", ".join(sets.neurons.index.columns) if sets.neurons.index is not None else "no row table"
+        raise InputError(f"{sets.neurons.site} has no row column {name!r} to tell domains apart; it has {have}. Record with labels.")
+    values = sets.neurons.index[name].astype(str)
+    found = {str(v): np.zeros(sets.width, np.int64) for v in np.unique(values[sets.rows()])}
+    for example in sets.examples():
+        here = values[example.rows]
+        for value in np.unique(here):
+            found[str(value)] += example.active[torch.from_numpy(here == value)].sum(0).cpu().numpy()
     return found
 
 

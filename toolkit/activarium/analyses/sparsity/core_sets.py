@@ -34,7 +34,7 @@ def nearest(cores: Sets, groups: Mapping[str, Sets]) -> tuple[str, float]:
 def as_grid(groups: Mapping[str, Sets], width: int) -> Grid:
     """Sets as a grid of 0 and 1, `cluster layer neuron`, which can be saved and loaded."""
     sites = list(next(iter(groups.values())))
-    member = np.zeros((len(groups), len(sites), width), np.uint8)
+    member = np.zeros((len(groups), len(sites), width), np.int8)
     for g, sets in enumerate(groups.values()):
         for i, neurons in enumerate(sets.values()):
             member[g, i, neurons] = 1
