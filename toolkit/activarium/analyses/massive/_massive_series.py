@@ -117,7 +117,7 @@ def _check(found: Mapping[int, Any], sequences: list[Any], load: Load | None) ->
         raise InputError("No checkpoints: give at least one model with its step.")
     if not sequences:
         raise InputError("No sequences to look at: give a list of texts, token ids or images.")
-    strange = next((v for v in found.values() if load is None and not isinstance(v, Runner)), None)
+    strange = next((v for v in found.values() if load is None and not hasattr(v, "run")), None)
     if strange is not None:
         raise InputError(f"{type(strange).__name__} {str(strange)!r} is no loaded model. Say how to load it: load=act.load.")
 
