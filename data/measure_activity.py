@@ -38,7 +38,9 @@ def questions(model, inputs, recording, texts: bool) -> Iterator[tuple[str, Call
     yield "Sparsity by threshold, and what each costs", lambda: ask.activation_thresholds(recording, model, inputs)
     yield "CETT", lambda: ask.cett_sparsity(recording, model, inputs)
     yield "The k largest neurons alone", lambda: ask.top_k_inference(model, inputs)
-    yield "Is the sparsity contextual?", lambda: ask.contextual_sparsity(recording, model)
+    zeros = bool((recording["blocks.0.mlp.post"].rows(range(1)) == 0).any())
+    # A smooth activation has no zeros: there the neurons that hold 90 % of a row's energy count as needed.
+    yield "Is the sparsity contextual?", lambda: ask.contextual_sparsity(recording, model, active=None if zeros else 0.9)
     yield "Core neurons", lambda: ask.core_neurons(recording)
     yield "Hidden dimensions", lambda: ask.hidden_dimensions(recording)
     yield "Directions in use", lambda: ask.effective_rank(recording)

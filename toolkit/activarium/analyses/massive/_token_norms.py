@@ -38,9 +38,9 @@ def token_norms(
     """Which patches or tokens have a vector several times longer than the others?
 
     The measure is set, layer by layer, by the plain rows alone (patches, the image's rows inside a text, else tokens); `cls`, `register`,
-    `bos`, other special rows and the text around an image are then held against it. Without `threshold` each layer gets its own: where two groups fit the logarithms of the
-    norms and the higher one is a clear minority with at least twice the norm, the cut between them; else mean + 3 std, above
-    which 0.135 % of a Gaussian lie anyway: the report then says that there are no high-norm tokens.
+    `bos`, other special rows and the text around an image are then held against it. Without `threshold` each layer gets its own: where two
+    groups fit the logarithms of the norms and the higher one holds few of the rows with at least twice the norm, the cut
+    between them; else mean + 3 std, above which 0.135 % of a Gaussian lie anyway: the report then says that there are no high-norm tokens.
 
     Args:
         recording: A recording with `blocks.*.resid_post`, or such a site or stack itself, axes `row d_model`.
@@ -71,8 +71,8 @@ def token_norms(
         DINOv2); Sun et al. 2024, arXiv:2402.17762 (rule for single numbers). Ashman, Bird & Zepf 1994, doi:10.1086/117248 (D > 2).
 
     Differs:
-        The published cut belongs to one model; the two-group fit, its conditions (D > 2, BIC gain > 10, twice the norm, a minority)
-        and the median over plain rows only in Sun's rule are ours.
+        The published cut belongs to one model; the two-group fit, its conditions (D > 2, BIC gain > 10, twice the norm, at most a fifth of
+        the rows) and the median over plain rows only in Sun's rule are ours.
 
     Example:
         >>> import torch

@@ -12,6 +12,7 @@ from activarium.errors import MissingExtra
 FEWEST = 10  # tokens; fewer tell nothing about groups
 MOST = 100_000  # norms that are fitted; of more, evenly spaced ones in order of size
 APART, TIMES, EVIDENCE = 2.0, 2.0, 10.0
+FEW = 0.2  # share of the tokens that outliers may be: two halves of a layer are two kinds of tokens
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Split:
 
     @property
     def clear(self) -> bool:
-        """Is there a second group above: apart, with evidence, a minority, and with at least twice the norm?"""
-        return self.at > 0 and self.apart > APART and self.evidence > EVIDENCE and self.share < 0.5 and self.high >= TIMES * self.low
+        """Is there a second group above: apart, with evidence, few, and with at least twice the norm?"""
+        return self.at > 0 and self.apart > APART and self.evidence > EVIDENCE and self.share < FEW and self.high >= TIMES * self.low
 
 
 def split(norms: np.ndarray, seed: int = 0) -> Split:

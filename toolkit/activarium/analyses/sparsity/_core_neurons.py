@@ -122,7 +122,9 @@ class _Table:
 
     def __init__(self, stack: str, sites: Mapping[str, Activations], settings: Settings, exclude: Sequence[str], every: int | None) -> None:
         self.stack, self.settings = stack, settings
-        longest = max(np.unique(examples_of(next(iter(sites.values()))), return_counts=True)[1])
+        first = next(iter(sites.values()))
+        self.images = "patch" in column(first, "kind", "token").astype(str)
+        longest = max(np.unique(examples_of(first), return_counts=True)[1])
         self.every = every or max(1, int(longest) // PLACES)
         self.cores: dict[str, list[Core]] = {}
         curves = []
@@ -220,14 +222,17 @@ class _Table:
 
     def words(self) -> list[str]:
         where, notes = f"{self.stack}: " if self.stack else "", self.notes()
+        one = "image" if self.images else "sentence"
         asked, chance = next(iter(self.cores.values()))[0].wanted, self.settings.beta / (2 - self.settings.beta)
-        said = [f"{where}a sentence's core holds {asked:,} of the {self.width:,} neurons of a layer at {notes['site'] or 'this site'}."]
+        said = [
+            f"{where}{'an' if self.images else 'a'} {one}'s core holds {asked:,} of the {self.width:,} neurons of a layer at {notes['site'] or 'this site'}."
+        ]
         if np.isfinite(notes["similarity"]):  # type: ignore[arg-type]
-            said.append(f"{where}two sentences share {notes['similarity']:.2f} of the neurons of their cores; by chance {chance:.2f}.")
+            said.append(f"{where}two {one}s share {notes['similarity']:.2f} of the neurons of their cores; by chance {chance:.2f}.")
         if notes["short sets"]:
             sets = len(self.examples) * len(self.cores)
-            said.append(f"{where}{notes['short sets']:,} of {sets:,} sets are short: fewer neurons than asked for are in any token's core.")
-        if int(str(notes["longest"])) < SETTLED:
+            said.append(f"{where}{notes['short sets']:,} of {sets:,} sets are short: fewer neurons than asked for are in any row's core.")
+        if not self.images and int(str(notes["longest"])) < SETTLED:
             said.append(
                 f"{where}the longest sentence has {notes['longest']} tokens; the paper saw sets move below 100 tokens and settle at 200 to 300, "
                 "so these are not settled."
