@@ -19,9 +19,9 @@ def say(loud: bool, *lines: str) -> None:
 
 @contextmanager
 def progress_bar(show: bool, doing: str, total: int, unit: str = "examples") -> Iterator[Any]:
-    """A progress bar with its speed: call what it gives with (count, rows, bytes), or with the count alone."""
+    """A progress bar with its speed: call what it gives with (count, rows, bytes), or with the count alone, and with `note=` to say more."""
     if not show:
-        yield lambda *_: None
+        yield lambda *_, **__: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -29,10 +29,11 @@ def progress_bar(show: bool, doing: str, total: int, unit: str = "examples") -> 
     with Progress(*columns) as bar:
         task, started, sums = bar.add_task(doing, total=total, speed=""), time.perf_counter(), [0, 0, 0]
 
-        def advance(count: int, rows: int = 0, size: int = 0) -> None:
+        def advance(count: int, rows: int = 0, size: int = 0, note: str = "") -> None:
             sums[:] = sums[0] + rows, sums[1] + size, sums[2] + count
             seconds = max(time.perf_counter() - started, 1e-9)
             captured = f"{sums[0] / seconds:,.0f} rows/s  {sums[1] / seconds / 2**20:,.1f} MiB/s"
-            bar.update(task, advance=count, speed=captured if sums[0] else f"{sums[2] / seconds:,.0f} {unit}/s")
+            speed = captured if sums[0] else f"{sums[2] / seconds:,.0f} {unit}/s"
+            bar.update(task, advance=count, speed=f"{speed}  {note}" if note else speed)
 
         yield advance

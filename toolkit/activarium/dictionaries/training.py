@@ -22,6 +22,7 @@ from activarium.dictionaries.recipe import Recipe
 from activarium.dictionaries.rows import EXCLUDED, RowSource
 from activarium.dictionaries.sae import SAE
 from activarium.errors import InputError
+from activarium.progress import progress_bar
 from activarium.recording import Recording
 from activarium.results import Report, Series
 
@@ -72,7 +73,7 @@ def train(
         seed: Order of the rows.
         pause: A file that the state is written to now and then; a call with the same arguments goes on from it, to the same bits.
         every: Steps between such writes.
-        progress: Show a bar with unexplained variance, codes and dead features.
+        progress: Show a bar with unexplained variance, codes per row and dead features of the last steps.
 
     Returns:
         A `Trained` for a recipe, a list for several.
@@ -223,15 +224,17 @@ def _go_on(pause: str | Path | None, plan: str, learners: Sequence[Learner], his
 
 @contextmanager
 def _bar(show: bool, steps: int, first: int) -> Iterator[Any]:
-    from activarium.progress import progress_bar
-
+    """A bar that also says how each dictionary does: unexplained variance, codes per row, dead features."""
     done = first
     with progress_bar(show, "training", steps, "steps") as advance:
         advance(first)
 
         def said(step: int, history: Sequence[Sequence[Mapping[str, float]]]) -> None:
             nonlocal done
-            advance(step - done)
+            last = [notes[-1] for notes in history]
+            advance(
+                step - done, note=" | ".join(f"{n['unexplained variance']:.1%} · {n['active']:.1f} · {n['dead']:.0f} dead" for n in last)
+            )
             done = step
 
         yield said
