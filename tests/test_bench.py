@@ -19,6 +19,7 @@ from activarium.bench._shapes import SMALLER, row_wise_sites, tokens, wrapped
 from activarium.bench._sparse import SMALL, sparse_decoding
 from activarium.bench._survey import surveys
 from activarium.bench._timing import absent, beyond, disk_speed, markdown, medians
+from activarium.bench._training import _planted, training
 
 
 def test_calls_take_turns_and_every_second_round_runs_backwards() -> None:
@@ -204,3 +205,17 @@ def test_the_arrow_cache_holds_the_same_rows(tmp_path: Path) -> None:
     table = load_from_disk(str(tmp_path / "arrow")).with_format("torch")
     stored = act.open(tmp_path / "bench.acts")[case.site].tensor
     assert torch.allclose(table[:][case.hook].flatten(0, 1), stored, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_training_is_timed_beside_sae_lens_on_the_same_rows() -> None:
+    pytest.importorskip("sae_lens", reason="the extra [lens] is not installed")
+    found = training(small=True, rounds=1)
+    assert len(found) == 4
+    for row in found[:3]:
+        assert row.value > 0
+        assert "rows/s against" in row.note and "of the variance is unexplained" in row.note
+    assert "from a store" in found[3].what
+    rows = _planted(2000, 32, 64)
+    assert torch.equal(rows, _planted(2000, 32, 64))
+    assert rows.norm(dim=1).min() > 0
