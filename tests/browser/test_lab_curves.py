@@ -206,7 +206,7 @@ def test_reports_show_their_curves(open_notebook, screenshots):
         widget.root.scroll_into_view_if_needed()
         notebook.page.locator(".act-curves[data-ready]").nth(at).wait_for()
         widget.press("Home", "ArrowRight")
-        assert re.search(r"\w+ -?[\d.]+ · .*[\d.]", widget.read_out())
+        assert re.search(r"\S+ -?[\d.]+ · .*[\d.]", widget.read_out())
         widget.picture(screenshots / f"lab_report_curves_{at}.png")
     assert notebook.troubles == []
     assert [words for words in notebook.printed_troubles() if "UserWarning" not in words] == []
