@@ -14,6 +14,7 @@ from activarium.dictionaries.sae import SAE
 from activarium.dictionaries.support import Support, decode, encode
 
 DENSE = 0.05  # above this share of active codes, dense products are the faster ones
+AT_ONCE = 512  # rows whose pre-activations exist at a time while the largest of each are found
 NEAR = 0.95  # share of the last threshold above which a code may be among the batch's largest
 
 
@@ -59,8 +60,8 @@ def _top(recipe: Recipe, sae: SAE, x: Tensor, y: Tensor, dead: Tensor, threshold
     shift = sae.b_dec if sae.design.subtracts_bias else None
     with torch.no_grad():
         seen = x - shift if shift is not None else x
-        pre = torch.addmm(sae.b_enc, seen, sae.encoder.T)
-        support, found = _of_rows(pre, recipe.k or 1) if recipe.kind == "topk" else _of_batch(pre, recipe.k or 1, threshold)
+        kept = _of_rows(sae, seen, recipe.k or 1) if recipe.kind == "topk" else _of_batch(sae, seen, recipe.k or 1, threshold)
+        support, found = kept
     codes = encode(sae.encoder, sae.b_enc, shift, found, seen, support)
     base = sae.b_dec + (linear(x, sae.W_skip) if sae.design.skip else 0)
     if recipe.kind == "matryoshka":
@@ -71,7 +72,7 @@ def _top(recipe: Recipe, sae: SAE, x: Tensor, y: Tensor, dead: Tensor, threshold
         error = y - base - decode(codes, sae.W_dec, support)
         loss = error.square().sum() / len(x)
     if bool(dead.any()) and recipe.auxiliary:
-        loss = loss + recipe.auxiliary * _revival(sae, pre, seen, shift, error.detach(), dead)
+        loss = loss + recipe.auxiliary * _revival(sae, seen, shift, error.detach(), dead)
     fired = torch.zeros(len(dead), dtype=torch.bool, device=x.device)
     fired[support.features[found > 0]] = True
     positive = found[found > 0]
@@ -79,13 +80,20 @@ def _top(recipe: Recipe, sae: SAE, x: Tensor, y: Tensor, dead: Tensor, threshold
     return Step(loss, error.detach().square().sum(), fired, len(positive), smallest)
 
 
-def _of_rows(pre: Tensor, k: int) -> tuple[Support, Tensor]:
-    values, features = pre.topk(k, dim=1, sorted=False)
-    return Support.of_top(features, pre.shape[1]), values.relu().flatten()
+def _of_rows(sae: SAE, x: Tensor, k: int) -> tuple[Support, Tensor]:
+    """The k largest of each row. Some rows at a time, in the same memory: their pre-activations are still in the cache when they are sorted."""
+    buffer = x.new_empty(AT_ONCE, len(sae.encoder))
+    found = []
+    for rows in x.split(AT_ONCE):
+        pre = torch.addmm(sae.b_enc, rows, sae.encoder.T, out=buffer[: len(rows)])
+        found.append(pre.topk(k, dim=1, sorted=False))
+    values, features = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Support.of_top(features, len(sae.encoder)), values.relu().flatten()
 
 
-def _of_batch(pre: Tensor, k: int, threshold: float) -> tuple[Support, Tensor]:
+def _of_batch(sae: SAE, x: Tensor, k: int, threshold: float) -> tuple[Support, Tensor]:
     """The k · B largest codes of the whole batch, zeros left out. Those far below the last threshold are not sorted."""
+    pre = torch.addmm(sae.b_enc, x, sae.encoder.T)
     flat, wanted = pre.flatten(), min(k * len(pre), pre.numel())
     places = (flat > max(NEAR * threshold, 0)).nonzero()[:, 0]
     if len(places) < wanted:  # exact also where the codes have become smaller: then all of them are looked at
@@ -107,14 +115,15 @@ def _nested(codes: Tensor, directions: Tensor, support: Support, sizes: tuple[in
     return parts
 
 
-def _revival(sae: SAE, pre: Tensor, x: Tensor, shift: Tensor | None, error: Tensor, dead: Tensor) -> Tensor:
+def _revival(sae: SAE, x: Tensor, shift: Tensor | None, error: Tensor, dead: Tensor) -> Tensor:
     """How badly the largest dead features reconstruct what the live ones leave (Gao et al. 2024, appendix A.2), times d_out.
 
     The factor puts it in the unit of the loss, where a row has squared length d_out.
     """
     names = dead.nonzero()[:, 0]
     k = min(max(1, error.shape[1] // 2), len(names))
-    values, places = pre[:, names].topk(k, dim=1, sorted=False)
+    with torch.no_grad():
+        values, places = torch.addmm(sae.b_enc[names], x, sae.encoder[names].T).topk(k, dim=1, sorted=False)
     support = Support.of_top(names[places], sae.design.features)
     codes = encode(sae.encoder, sae.b_enc, shift, values.relu().flatten(), x, support)
     missed = (error - decode(codes, sae.W_dec, support)).square().sum()

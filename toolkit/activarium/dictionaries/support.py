@@ -56,10 +56,12 @@ class Support:
     def sums(self, weights: Tensor, values: Tensor) -> Tensor:
         """`feature column`: for each feature, the rows of `values` `row column` in which it is active, times the entry's weight."""
         order, starts, rows = self._by_feature
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
-            shape = (self.width, len(values))
-            return torch.sparse_csr_tensor(starts, rows, weights[order], shape, check_invariants=False) @ values
+        return _sparse(starts, rows, weights[order], (self.width, len(values))) @ values
+
+    def dots(self, rows: Tensor, directions: Tensor) -> Tensor:
+        """For each entry, its row of `row column` times its feature's direction, `feature column`; no row is gathered."""
+        pattern = _sparse(self.starts, self.features, rows.new_zeros(len(self.features)), (len(rows), self.width))
+        return torch.sparse.sampled_addmm(pattern, rows, directions.T, beta=0.0).values()
 
     def totals(self, weights: Tensor) -> Tensor:
         """`feature`: the sum of its entries' weights."""
@@ -68,6 +70,12 @@ class Support:
     def mix(self, codes: Tensor, directions: Tensor) -> Tensor:
         """`row column`: for each row, the directions `feature column` of its features times their codes."""
         return embedding_bag(self.features, directions, self.starts, mode="sum", per_sample_weights=codes, include_last_offset=True)
+
+
+def _sparse(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+        return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
 
 
 class _Encode(torch.autograd.Function):
@@ -102,11 +110,7 @@ class _Decode(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         codes, directions = ctx.saved_tensors
         slope = slopes[0].contiguous()
-        with torch.enable_grad():
-            # ⟨slope of the row, direction⟩ for each entry: embedding_bag's own backward computes it without gathering a row.
-            leaf = codes.detach().requires_grad_()
-            of_codes = torch.autograd.grad(ctx.support.mix(leaf, directions.detach()), leaf, slope)[0]
-        return of_codes, ctx.support.sums(codes, slope), None
+        return ctx.support.dots(slope, directions), ctx.support.sums(codes, slope), None
 
 
 def encode(encoder: Tensor, bias: Tensor, shift: Tensor | None, codes: Tensor, x: Tensor, support: Support) -> Tensor:
