@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +94,23 @@ def open_notebook(lab, chromium) -> Iterator[Callable[..., NotebookPage]]:
     for context, page in pages:
         page.shut_down()
         context.close()
+
+
+@pytest.fixture(scope="module")
+def data(request) -> dict[str, Any]:
+    """What the code `DATA` of the test's own file makes; the notebook under test begins with the same code."""
+    found: dict[str, Any] = {}
+    exec(request.module.DATA, found)
+    return found
+
+
+@pytest.fixture
+def shown(whole) -> Iterator[NotebookPage]:
+    """The file's notebook `whole` with all widgets drawn; nothing may have been refused or printed afterwards."""
+    yield whole
+    assert whole.troubles == []
+    assert whole.printed_troubles() == []
+    assert whole.page.evaluate("window.__pwned") is None
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import time
 import urllib.request
@@ -208,3 +209,10 @@ def reads_what_python_has(notebook: NotebookPage, variable: str, kind: str, at: 
         )
         seen[place] = value
     return len(seen)
+
+
+def printed(notebook: NotebookPage, code: str) -> Any:
+    """What an expression is worth in the kernel: plain data alone."""
+    said = notebook.run(f"print(({code}))")
+    assert "Error" not in said, said
+    return ast.literal_eval(said)

@@ -1,12 +1,11 @@
 """The widgets in JupyterLab: real mouse, real keys, and the numbers that Python has."""
 
-import ast
 import re
 
 import numpy as np
 import pytest
 
-from lab import reads_what_python_has  # isort: skip
+from lab import printed, reads_what_python_has  # isort: skip
 
 pytestmark = pytest.mark.browser
 
@@ -61,31 +60,9 @@ box""",
 
 
 @pytest.fixture(scope="module")
-def data():
-    found: dict = {}
-    exec(DATA, found)
-    return found
-
-
-@pytest.fixture(scope="module")
 def whole(open_notebook):
     """One notebook for all tests here; each of them works on its own widget."""
     return open_notebook("widgets.ipynb", SHOWN, widgets=5)
-
-
-@pytest.fixture
-def shown(whole):
-    """The notebook with all widgets drawn; nothing may have been refused or printed afterwards."""
-    yield whole
-    assert whole.troubles == []
-    assert whole.printed_troubles() == []
-    assert whole.page.evaluate("window.__pwned") is None
-
-
-def printed(notebook, code):
-    said = notebook.run(f"print(({code}))")
-    assert "Error" not in said, said
-    return ast.literal_eval(said)
 
 
 def test_token_strip(shown, data, screenshots):

@@ -1,10 +1,11 @@
 """Circuits and patching grids in JupyterLab: a click runs a patch in the kernel, a slider prunes, and the page says what Python has."""
 
-import ast
 import re
 
 import numpy as np
 import pytest
+
+from lab import printed  # isort: skip
 
 pytestmark = pytest.mark.browser
 
@@ -48,29 +49,8 @@ heat""",
 
 
 @pytest.fixture(scope="module")
-def data():
-    found: dict = {}
-    exec(DATA, found)
-    return found
-
-
-@pytest.fixture(scope="module")
 def whole(open_notebook):
     return open_notebook("circuits.ipynb", CELLS, widgets=4)
-
-
-@pytest.fixture
-def shown(whole):
-    yield whole
-    assert whole.troubles == []
-    assert whole.printed_troubles() == []
-    assert whole.page.evaluate("window.__pwned") is None
-
-
-def printed(notebook, code):
-    said = notebook.run(f"print(({code}))")
-    assert "Error" not in said, said
-    return ast.literal_eval(said)
 
 
 def read_cell(words):

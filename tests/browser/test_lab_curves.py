@@ -1,12 +1,11 @@
 """Curves in JupyterLab: the numbers that Python has, by mouse and by key, on every axis; and the reports that hold them."""
 
-import ast
 import re
 
 import numpy as np
 import pytest
 
-from lab import reads_what_python_has  # isort: skip
+from lab import printed, reads_what_python_has  # isort: skip
 
 pytestmark = pytest.mark.browser
 
@@ -58,30 +57,8 @@ faithful""",
 
 
 @pytest.fixture(scope="module")
-def data():
-    found: dict = {}
-    exec(DATA, found)
-    return found
-
-
-@pytest.fixture(scope="module")
 def whole(open_notebook):
     return open_notebook("curves.ipynb", CELLS, widgets=3)
-
-
-@pytest.fixture
-def shown(whole):
-    """The notebook with all widgets drawn; nothing may have been refused or printed afterwards."""
-    yield whole
-    assert whole.troubles == []
-    assert whole.printed_troubles() == []
-    assert whole.page.evaluate("window.__pwned") is None
-
-
-def printed(notebook, code):
-    said = notebook.run(f"print(({code}))")
-    assert "Error" not in said, said
-    return ast.literal_eval(said)
 
 
 def legend(widget):

@@ -1,6 +1,5 @@
 """Landscape in JupyterLab and in an exported page: the planted spike is seen, named and read out at its exact cell."""
 
-import ast
 import re
 
 import numpy as np
@@ -10,7 +9,7 @@ from activarium.results import Grid
 from activarium.widgets import Landscape
 from activarium.workflows.export import export_page
 
-from lab import WidgetOnPage, wait_until  # isort: skip
+from lab import WidgetOnPage, printed, wait_until  # isort: skip
 
 pytestmark = pytest.mark.browser
 
@@ -39,21 +38,6 @@ small""",
 @pytest.fixture(scope="module")
 def whole(open_notebook):
     return open_notebook("landscape.ipynb", CELLS, widgets=2)
-
-
-@pytest.fixture
-def shown(whole):
-    """The notebook with all widgets drawn; nothing may have been refused or printed afterwards."""
-    yield whole
-    assert whole.troubles == []
-    assert whole.printed_troubles() == []
-    assert whole.page.evaluate("window.__pwned") is None
-
-
-def printed(notebook, code):
-    said = notebook.run(f"print(({code}))")
-    assert "Error" not in said, said
-    return ast.literal_eval(said)
 
 
 def tip(widget, colour):
@@ -187,12 +171,10 @@ def test_dark_theme_and_a_narrow_cell(open_notebook, screenshots):
     assert notebook.printed_troubles() == []
 
 
-def test_an_exported_page_names_the_spike_without_a_kernel(offline, tmp_path, screenshots):
+def test_an_exported_page_names_the_spike_without_a_kernel(offline, data, tmp_path, screenshots):
     opened, troubles = offline
-    found: dict = {}
-    exec(DATA, found)
     words = {"title": HOSTILE, "unit": "model units", "diagnostics": {"view": "Landscape"}}
-    grid = Grid(found["residual"], axes="position d_model", labels={"position": found["tokens"]}, **words)
+    grid = Grid(data["residual"], axes="position d_model", labels={"position": data["tokens"]}, **words)
     low = Landscape(grid.with_(title="from the side"), yaw=60.0, pitch=12.0, height="log")
     export_page({"Asked for": grid, "From the side": low}, tmp_path / "page.html")
     opened.goto((tmp_path / "page.html").as_uri())
