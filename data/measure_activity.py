@@ -90,7 +90,7 @@ def answers(name: str, inputs, texts: bool) -> Iterator[str]:
                 words = answer().words
             except act.errors.ActivariumError as error:
                 words = (f"Not answered: {str(error).splitlines()[0]}",)
-        yield f"**{question}.**\n" + "\n".join(f"- {line}" for line in words) + "\n"
+        yield f"**{question}{'' if question.endswith('?') else '.'}**\n" + "\n".join(f"- {line}" for line in words) + "\n"
 
 
 def present(model, pattern: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from activarium.activations import Activations
 from activarium.analyses.layer_sites import column, describe_row, examples_of, layer_number, layer_sites
 from activarium.analyses.layers.evidence import picture
-from activarium.analyses.massive.norm_split import APART, EVIDENCE
+from activarium.analyses.massive.norm_split import APART, EVIDENCE, FEW
 from activarium.analyses.massive.token_sizes import TokenSizes, token_sizes
 from activarium.analyses.sparsity.row_kinds import EXCLUDED, some_kept
 from activarium.errors import InputError, unknown
@@ -235,15 +235,16 @@ def _words(stack: str, first: Activations, sizes: Sizes) -> list[str]:
         most = max(sizes, key=lambda site: sizes[site].share(sizes[site].norms > sizes[site].three))
         tail = sizes[most].share(sizes[most].norms > sizes[most].three)
         said = [
-            f"{where}high-norm tokens: none. In no layer do the norms of {plain.sum():,} plain rows have a second group with at least twice the norm; "
+            f"{where}high-norm tokens: none. In no layer do the norms of {plain.sum():,} plain rows have a small second group with at least twice the norm; "
             f"above mean + 3 std lie at most {tail:.2f} % ({most}), where a Gaussian has {GAUSSIAN_TAIL} %."
         ]
         near = {site: s.split.high / s.split.low for site, s in sizes.items() if s.split.apart > APART and s.split.evidence > EVIDENCE}
         if near:
             best = max(near, key=lambda site: near[site])
-            said.append(
-                f"{where}{best} has two groups, but the higher has only {near[best]:.2g} times the norm of the lower and {100 * sizes[best].split.share:.0f} % of the rows."
-            )
+            share = 100 * sizes[best].split.share
+            held = f"the higher holds {share:.0f} % of the rows, with {near[best]:.2g} times the norm of the lower"
+            reason = "two kinds of rows rather than outliers" if share >= 100 * FEW else "too near each other"
+            said.append(f"{where}{best} has two groups, {reason}: {held}.")
     else:
         said = [f"{where}{_layer_words(site, s)}" for site, s in list(found.items())[:12]]
     massive = {site: int(s.massive.sum()) for site, s in sizes.items() if s.massive.any()}
