@@ -64,7 +64,7 @@ def test_planted_neurons_cost_nothing_while_a_static_set_and_a_random_one_do(pla
     assert column(report, "static", "energy recall") == pytest.approx(1 / 6)
     assert column(report, "static") > 1e-5 and column(report, "random") > 1e-5
     assert any("the chosen set is better than the static one" in line and "better than the random one" in line for line in report.words)
-    assert "Choosing neurons by prompt pays here." in report.words
+    assert "Choosing neurons by prompt beats choosing them once for all." in report.words
     assert report.diagnostics["share of neurons"] == FIRING / WIDTH
     assert any("hold 100 % of the energy in the first 4 steps and 100 % in the last 4; random ones" in line for line in report.words)
     assert report.diagnostics["union density"] == 6 * FIRING / WIDTH
@@ -82,7 +82,9 @@ def test_a_cluster_serves_the_prompts_that_are_like_it(planted: TorchRunner):
     assert column(report, "similarity", "energy recall") == 1.0
     wide = act.analyses.core_clusters(recording, labels=["all"] * 12, alpha=1.0, beta=FIRING / WIDTH, gamma=1.0)
     everything = decoded(planted, strategy="similarity", clusters=wide)
-    assert "Nothing here shows that choosing neurons by prompt pays." in everything.words  # the static set is the same one
+    assert (
+        "Nothing here shows that choosing neurons by prompt beats choosing them once for all." in everything.words
+    )  # the static set is the same one
     assert everything.diagnostics["share of neurons"] == 6 * FIRING / WIDTH  # only neurons that are in any core
     assert everything.diagnostics["union density"] == everything.diagnostics["share of neurons"]
 

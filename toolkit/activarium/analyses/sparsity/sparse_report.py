@@ -205,7 +205,8 @@ def _quality_words(outcome: Outcome, answers: Mapping[str, Answers]) -> list[str
     said.append(f"By KL the chosen set is {compared}, all of one size.")
     if STATIC in beside:
         good = all(word == "better than" for word in beside.values())
-        said.append("Choosing neurons by prompt pays here." if good else "Nothing here shows that choosing neurons by prompt pays.")
+        better = "choosing neurons by prompt beats choosing them once for all"
+        said.append(f"{better[0].upper()}{better[1:]}." if good else f"Nothing here shows that {better}.")
     return said
 
 
