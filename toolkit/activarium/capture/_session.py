@@ -80,7 +80,7 @@ class Session:
         if site.kind == "rotary":
             self.seat.reads.add(site.name)
         elif site.kind in ("place", "module"):
-            self._tap(site.place, site.name).reads = True  # type: ignore[arg-type]
+            self._tap(site.place, site.name).reads = True
 
     def _plan_edit(self, edit: Edit) -> None:
         if isinstance(edit, SkipBlock):
@@ -92,14 +92,14 @@ class Session:
         self._check_heads(site, edit)
         if site.kind == "rotary" or short in DERIVED:
             if site.kind == "place":  # a model that computes its patterns where they can be changed
-                self._tap(site.place, site.name).edits.append((edit, None))  # type: ignore[arg-type]
+                self._tap(site.place, site.name).edits.append((edit, None))
                 return self.seat.check(site.name, edit)
             return self.seat.edit(site.name, edit)
         if edit.where.keys is not None:
             raise InputError(f"{site.name} has no keys; Where(keys=…) chooses in scores and patterns. Choose rows with positions=….")
         if short in ("resid_mid", "resid_cross") and not self.model.post_norm(site.name):
             return self._plan_sum_edit(site, edit)
-        self._tap(site.place, site.name).edits.append((edit, None))  # type: ignore[arg-type]
+        self._tap(site.place, site.name).edits.append((edit, None))
         return None
 
     def _check_heads(self, site: Site, edit: Edit) -> None:
@@ -118,7 +118,7 @@ class Session:
         base = f"{stem}.resid_mid" if short == "resid_cross" else f"{stem}.resid_pre"
         write = self.model.sites.find(f"{stem}.{'cross' if short == 'resid_cross' else 'attn'}.out")
         self._plan_read(base)
-        self._tap(write.place, write.name).edits.append((edit, self.model.sites.find(base).name))  # type: ignore[arg-type]
+        self._tap(write.place, write.name).edits.append((edit, self.model.sites.find(base).name))
 
     def _plan_skip(self, edit: SkipBlock) -> None:
         where = edit.where
@@ -131,9 +131,10 @@ class Session:
         entry = self._tap(self.model.block_entry(edit.site), f"skip:{edit.site}")
         entry.reads = True
         post = self.model.sites.find(f"{edit.site}.resid_post")
-        self._tap(post.place, post.name).edits.append((edit, entry.name))  # type: ignore[arg-type]
+        self._tap(post.place, post.name).edits.append((edit, entry.name))
 
-    def _tap(self, place: Place, name: str) -> _Tap:
+    def _tap(self, place: Place | None, name: str) -> _Tap:
+        assert place is not None  # only sites that are computed elsewhere, not at a module, have none
         taps = self._taps.setdefault((place.path, place.side), [])
         tap = next((t for t in taps if t.name == name), None)
         if tap is None:

@@ -214,7 +214,8 @@ def _go_on(pause: str | Path | None, plan: str, learners: Sequence[Learner], his
             raise InputError(
                 f"{pause} holds a paused training with other rows, recipes or settings. Give another pause=, or remove the file."
             )
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        names = file.keys()
+        tensors = {name: file.get_tensor(name) for name in names}
     found = json.loads(said["training"])
     for i, (learner, numbers) in enumerate(zip(learners, found["numbers"], strict=True)):
         learner.resume({n.removeprefix(f"{i}."): v for n, v in tensors.items() if n.startswith(f"{i}.")}, numbers)

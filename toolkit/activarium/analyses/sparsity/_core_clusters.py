@@ -162,7 +162,7 @@ def _k_means(points: np.ndarray, clusters: int, seed: int) -> tuple[np.ndarray, 
 
     settings: dict[str, Any] = {"n_init": 10, "random_state": seed}
     made = KMeans(clusters, **settings).fit(points)
-    return np.asarray(made.labels_), float(made.inertia_)  # type: ignore[arg-type]
+    return np.asarray(made.labels_), np.asarray(made.inertia_, dtype=np.float64).item()
 
 
 def elbow(squares: np.ndarray) -> int:

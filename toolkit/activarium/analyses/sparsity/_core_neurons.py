@@ -227,8 +227,9 @@ class _Table:
         said = [
             f"{where}{'an' if self.images else 'a'} {one}'s core holds {asked:,} of the {self.width:,} neurons of a layer at {notes['site'] or 'this site'}."
         ]
-        if np.isfinite(notes["similarity"]):  # type: ignore[arg-type]
-            said.append(f"{where}two {one}s share {notes['similarity']:.2f} of the neurons of their cores; by chance {chance:.2f}.")
+        similarity = _mean(self.apart())
+        if np.isfinite(similarity):
+            said.append(f"{where}two {one}s share {similarity:.2f} of the neurons of their cores; by chance {chance:.2f}.")
         if notes["short sets"]:
             sets = len(self.examples) * len(self.cores)
             said.append(f"{where}{notes['short sets']:,} of {sets:,} sets are short: fewer neurons than asked for are in any row's core.")
