@@ -112,7 +112,7 @@ def test_chosen_features_alone(design):
 
 @pytest.mark.parametrize("design", [*DESIGNS, *TRANSCODERS], ids=name)
 def test_sparse_codes_are_the_dense_ones(design, monkeypatch, tmp_path):
-    monkeypatch.setattr("activarium.dictionaries.sae.AT_ONCE", 3 * FEATURES)
+    monkeypatch.setattr("activarium.dictionaries.dictionary.AT_ONCE", 3 * FEATURES)
     sae, x = drawn(design), rows()
     codes, dense = sae.codes(x), sae.encode(x)
     assert torch.allclose(codes.dense(), dense, atol=1e-12)

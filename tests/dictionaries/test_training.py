@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,31 +13,17 @@ from activarium.dictionaries.objectives import objective
 from activarium.dictionaries.rows import RowSource
 from activarium.errors import InputError, NotFinite
 from activarium.recording import Recording
-from activarium.rows import Rows
 
 SITE, OUT = "blocks.0.resid_post", "blocks.0.mlp.out"
 ATOMS, WIDTH = 128, 64
 
 
 def recording(rows, kinds=None, targets=None):
-    table = Rows(
-        {
-            "example": np.zeros(len(rows), int),
-            "position": np.arange(len(rows)),
-            "kind": np.array(kinds or ["token"] * len(rows), dtype=object),
-        }
-    )
-    sites = {SITE: rows} | ({OUT: targets} if targets is not None else {})
-    return Recording({n: Activations(v, "row d_model", site=n, index=table) for n, v in sites.items()}, {"": table})
+    return act.testing.recording_of({SITE: rows} | ({OUT: targets} if targets is not None else {}), kinds=kinds)
 
 
 def planted(count=60_000, seed=987):
-    """Rows of about five of 128 unit atoms, sizes around 1, and a little noise. (The seed is none that first weights are drawn with.)"""
-    generator = torch.Generator().manual_seed(seed)
-    atoms = torch.nn.functional.normalize(torch.randn(ATOMS, WIDTH, generator=generator), dim=1)
-    on = torch.rand(count, ATOMS, generator=generator) < 5 / ATOMS
-    sizes = on * (0.7 + 0.3 * torch.randn(count, ATOMS, generator=generator).abs())
-    return atoms, sizes @ atoms + 0.01 * torch.randn(count, WIDTH, generator=generator), sizes
+    return act.testing.planted_rows(count, width=WIDTH, atoms=ATOMS, seed=seed)
 
 
 def likeness(atoms, found):

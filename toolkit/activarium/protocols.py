@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 from activarium.edits import Edit
@@ -74,7 +75,10 @@ class Rerun(Protocol):
 
 @runtime_checkable
 class Dictionary(Protocol):
-    """Features of a site: sae-lens' SAEs are some, and so is anything that encodes and decodes."""
+    """The least that patching asks of features: sae-lens' SAEs do it, and so does anything that encodes and decodes.
+
+    Measures and dashboards ask for more, see `activarium.dictionaries.FeatureDictionary`.
+    """
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes `row feature` of values `row …`."""
@@ -82,4 +86,30 @@ class Dictionary(Protocol):
 
     def decode(self, feature_acts: Tensor) -> Tensor:
         """Values `row …` of codes, affine in them."""
+        ...
+
+
+@runtime_checkable
+class Pages(Protocol):
+    """Features to leaf through: numbers to sort and filter by, and a page for each, read when it is opened.
+
+    Attributes:
+        title: What they are features of.
+        columns: Name → one number per feature, `(feature,)`: `fires`, `density`, `max`, …; the first orders them at the start.
+    """
+
+    title: str
+    columns: Mapping[str, np.ndarray]
+
+    def page(self, feature: int) -> Mapping[str, Any]:
+        """All that is known of one feature, as words, numbers and arrays; what is not known is not there.
+
+        `histogram` {`edges`, `counts`}; `promoted` and `suppressed` [(token, logit), …]; `contexts`, a list of {`band`, `example`,
+        `position`, `value`} with `tokens` and `values` (one per token) for text, or `image` (uint8 `height width 3`), `grid` (rows,
+        columns) and `values` (one per patch) for images; `neighbours`, `together` and `neurons` [(number, figure), …].
+        """
+        ...
+
+    def find(self, text: str) -> np.ndarray:
+        """Features in whose contexts or promoted tokens a text occurs, ascending."""
         ...

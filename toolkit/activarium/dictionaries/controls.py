@@ -37,8 +37,8 @@ def principal(rows: Activations, count: int | None = None, *, exclude: tuple[str
     if not 0 < (count or width) <= width:
         raise InputError(f"{rows.site} is {width} wide, so it has {width} principal components; asked for {count}.")
     total, square = torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64)
-    for first in range(0, len(source), 4096):
-        values = source.read(source.chosen[first : first + 4096])[0].double()
+    for _, rows_here, _ in source.pieces():
+        values = rows_here.double()
         total += values.sum(0)
         square += values.T @ values
     mean = total / max(1, len(source))

@@ -70,6 +70,12 @@ class RowSource:
         made = [_flat(one.rows(index), one, index) for one in filter(None, (self.inputs, self.targets))]
         return made[0], made[-1]
 
+    def pieces(self, rows: int = 4096) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """Every row once, in order: numbers of the rows in the recording, what is read and what is written."""
+        for first in range(0, len(self), rows):
+            index = self.chosen[first : first + rows]
+            yield index, *self.read(index)
+
     def batches(self, batch: int, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches without end, epoch after epoch, each in an order of its own.
 

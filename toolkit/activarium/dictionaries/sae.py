@@ -11,13 +11,13 @@ from torch.nn.functional import linear
 
 from activarium.dictionaries.codes import Codes
 from activarium.dictionaries.design import Design, Origin
+from activarium.dictionaries.dictionary import FeatureDictionary
 from activarium.errors import InputError
 
 EPS = 1e-5  # of the variance under `layer_norm`
-AT_ONCE = 1 << 26  # pre-activations that exist at a time while sparse codes are made, 256 MB in float32
 
 
-class SAE(nn.Module):
+class SAE(nn.Module, FeatureDictionary):
     """A dictionary of features of one site (or from one site to another), for language rows and image patches alike.
 
     Attributes:
@@ -106,9 +106,12 @@ class SAE(nn.Module):
         return self.W_dec
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Type of the weights."""
-        return self.W_dec.dtype
+    def d_in(self) -> int:
+        return self.design.d_in
+
+    @property
+    def transcoder(self) -> bool:
+        return self.design.transcoder
 
     # --- what it computes
 
@@ -120,14 +123,6 @@ class SAE(nn.Module):
             features: Only these, in this order; no others are computed where codes do not compete.
         """
         return self._encoded(self._scaled(x)[0], features)
-
-    def codes(self, x: Tensor) -> Codes:
-        """Sparse codes of rows `row d_in`, without gradients; some rows at a time, so that memory stays flat."""
-        parts = []
-        with torch.no_grad():
-            for rows in x.split(max(1, AT_ONCE // self.design.features)):
-                parts.append(Codes.of_dense(self.encode(rows)))
-        return Codes.concatenate(parts) if parts else Codes.of_dense(torch.zeros(0, self.design.features))
 
     def decode(self, feature_acts: Tensor | Codes) -> Tensor:
         """What codes write, `row d_out`: directions times codes and b_dec.
@@ -156,19 +151,9 @@ class SAE(nn.Module):
             made = made + linear(scaled, self.W_skip)
         return made if restore is None else made * restore[0] + restore[1]
 
-    def error(self, x: Tensor, target: Tensor | None = None) -> Tensor:
-        """What it leaves of the rows, or of `target` for a transcoder, `row d_out`."""
-        if target is None and self.design.transcoder:
-            raise InputError("A transcoder writes another site than it reads: give the rows of that site too, error(x, target).")
-        return (x if target is None else target) - self.forward(x)
-
     def _scaled(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor | float] | None]:
         """Rows as the encoder wants them, and what undoes it: factor and shift."""
-        if x.ndim != 2 or x.shape[1] != self.design.d_in:
-            where = self.origin.site or "this site"
-            raise InputError(
-                f"This dictionary reads rows of {self.design.d_in} numbers ({where}); got shape {tuple(x.shape)}. Flatten heads, or use the site it was trained on."
-            )
+        self.check_rows(x)
         x = x.to(self.dtype)
         if self.design.scaling == "constant_norm_rescale":
             factor = x.norm(dim=1, keepdim=True) / self.design.d_in**0.5

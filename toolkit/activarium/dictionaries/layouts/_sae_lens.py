@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +42,29 @@ def sae_lens(folder: Path) -> Found | None:
     if not (folder / WEIGHTS).exists() or not (folder / "cfg.json").exists():
         return None
     said = modern(words(folder / "cfg.json"))
+    found = of_words(said, tensors(folder / WEIGHTS), folder.name)
+    return replace(found, scale=_scale(folder, str(said.get("normalize_activations") or "none")))
+
+
+def of_words(said: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) -> Found:
+    """A dictionary from its settings in the words of sae-lens 6 and its tensors.
+
+    Raises:
+        InputError: Its architecture is not computed here, or a setting is missing.
+    """
     architecture = str(said.get("architecture", "standard"))
     if architecture not in ARCHITECTURES:
         raise InputError(
-            f"{folder.name} is a sae-lens dictionary of the architecture {architecture!r}, whose codes are not computed here. "
-            f"Known: {', '.join(ARCHITECTURES)}. sae-lens itself loads it: SAE.load_from_disk({folder.name!r})."
+            f"{name} is a sae-lens dictionary of the architecture {architecture!r}, whose codes are not computed here. "
+            f"Known: {', '.join(ARCHITECTURES)}. sae-lens itself loads it: SAE.load_from_disk({name!r})."
         )
     kind, transcoder, skip = ARCHITECTURES[architecture]
     scaling = str(said.get("normalize_activations") or "none")
-    weights = _weights(tensors(folder / WEIGHTS))
     design = Design(
-        d_in=int(need(said, "d_in", folder / "cfg.json")),
-        features=int(need(said, "d_sae", folder / "cfg.json")),
+        d_in=int(need(said, "d_in", name)),
+        features=int(need(said, "d_sae", name)),
         kind=kind,  # pyright: ignore[reportArgumentType]
-        k=int(need(said, "k", folder / "cfg.json")) if kind in ("topk", "abstopk") else None,
+        k=int(need(said, "k", name)) if kind in ("topk", "abstopk") else None,
         d_out=int(said["d_out"]) if transcoder else None,
         transcoder=transcoder,
         skip=skip,
@@ -62,7 +72,7 @@ def sae_lens(folder: Path) -> Found | None:
         ranks_by_norm=bool(said.get("rescale_acts_by_decoder_norm", False)),
         scaling="none" if scaling == "expected_average_only_in" else scaling,
     )
-    return Found(design, weights, origin(said.get("metadata", {})), _scale(folder, scaling))
+    return Found(design, _weights(weights), origin(said.get("metadata") or {}))
 
 
 def modern(said: Mapping[str, Any]) -> dict[str, Any]:

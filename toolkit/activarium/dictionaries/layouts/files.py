@@ -77,7 +77,7 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def need(found: Mapping[str, Any], name: str, path: Path) -> Any:
+def need(found: Mapping[str, Any], name: str, path: Path | str) -> Any:
     """A value that a file must have.
 
     Raises:
