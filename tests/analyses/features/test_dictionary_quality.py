@@ -204,7 +204,7 @@ def test_losses_are_those_of_plain_runs_with_the_same_rows_ablated(texts):
     tokens = np.flatnonzero(recorded[site].index["kind"] != "bos")
     mean = recorded[site].tensor[tokens].double().mean(0)
     clean, *_ = by_hand(model, data, [])
-    loss, kl, agreement = by_hand(model, data, [Replace(site, lambda x: sae(x), where=where)])
+    loss, kl, agreement = by_hand(model, data, [Replace(site, sae, where=where)])
     zero, zero_kl, _ = by_hand(model, data, [Zero(site, where=where)])
     average, average_kl, _ = by_hand(model, data, [Replace(site, lambda x: mean.float().expand_as(x), where=where)])
     assert here["KL, nats"] == pytest.approx(kl, rel=1e-4)
@@ -258,7 +258,7 @@ def test_images_go_the_same_way_with_labels_and_without():
     assert made.origin.exclude == ("bos", "cls", "register", "special")
     labels = [1, 3]
     report = dictionary_quality(made, recorded, model, {"images": images, "label": labels})
-    edits = [Replace(SITE, lambda x: made(x), where=Where(kinds=("patch",)))]
+    edits = [Replace(SITE, made, where=Where(kinds=("patch",)))]
     full = model.run(images, read="logits").logits.tensor.double().log_softmax(1)
     spliced = model.run(images, read="logits", edits=edits).logits.tensor.double().log_softmax(1)
     here = line(report, part="recovered")

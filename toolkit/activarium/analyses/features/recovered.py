@@ -40,7 +40,7 @@ class Draw:
         """A ratio of sums over examples with its ends; NaN where it has no meaning."""
         total = float(below.sum())
         if not abs(total) > 1e-12 * max(1.0, float(np.abs(below).sum())):
-            return (float("nan"),) * 3
+            return float("nan"), float("nan"), float("nan")
         low, high, _ = bootstrap_interval(
             above[:, None], below[:, None], confidence=self.confidence, resamples=self.resamples, seed=self.seed
         )
@@ -94,7 +94,10 @@ def recovered(
         changes |= made
         everything |= dict.fromkeys(made, thing)
     found = changed_answers(model, inputs, changes, progress=progress, doing="splicing")
-    lines = {name: _figures(found[name], *(found[n] for n in ablations[everything[name].place]), draw) for name in changes}
+    lines = {}
+    for name in changes:
+        zero, mean = ablations[everything[name].place]
+        lines[name] = _figures(found[name], found[zero], found[mean], draw)
     order = sorted(lines, key=lambda name: lines[name]["KL"])
     columns = {
         c: np.array([lines[n][c] for n in order]) for c in lines[order[0]] if c != "KL" and any(np.isfinite(lines[n][c]) for n in order)
