@@ -82,6 +82,14 @@ def test_random_dictionaries_agree_as_much_as_their_control():
     assert sum(report["distribution"].curves["first in second"]) == pytest.approx(1)
 
 
+def test_random_directions_are_none_that_dictionaries_begin_with():
+    for seed in (0, 1):
+        begun = SAE(Design(40, 300), seed=seed)
+        table = dictionary_agreement(begun, begun, seed=seed)["agreement"].to_frame().iloc[0]
+        assert table["matched cosine"] == pytest.approx(1)
+        assert table["random, first in second"] < 0.6
+
+
 def test_directions_that_share_a_large_part_agree_with_shuffled_ones_too():
     shared = 3 * torch.ones(16)
     table = dictionary_agreement(made(drawn(50, 16, 1) + shared), made(drawn(50, 16, 2) + shared))["agreement"].to_frame().iloc[0]
@@ -111,6 +119,7 @@ def test_features_that_never_fire_are_left_out_and_numbers_stay():
     assert any("give recording=" in w for w in whole.words) and not any("give recording=" in w for w in alive.words)
 
 
+@pytest.mark.slow
 def test_three_seeds_of_one_recipe_find_planted_atoms_again():
     atoms, rows, _ = act.testing.planted_rows(20_000, width=32, atoms=40, active=3)
     data = act.testing.recording_of({SITE: rows})

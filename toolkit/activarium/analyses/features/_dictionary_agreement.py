@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from activarium.analyses.features.spread import APART
 from activarium.analyses.features.twins import Twins, twins
 from activarium.dictionaries import FeatureDictionary, LiveCodes, as_dictionary, rows_for
 from activarium.errors import InputError
@@ -87,7 +88,7 @@ def dictionary_agreement(
     sides = [_Side.of(name, one, recording) for name, one in zip(called, given, strict=True)]
     found = {(i, j): twins(sides[i].directions, sides[j].directions) for i, j in combinations(range(len(sides)), 2)}
     draw = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + APART)
     controls = {pair: _controls(sides[pair[0]].directions, sides[pair[1]].directions, generator) for pair in found}
     table = _agreement(sides, found, controls, draw)
     parts = {

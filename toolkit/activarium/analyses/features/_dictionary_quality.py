@@ -13,7 +13,7 @@ from activarium.analyses.features.fidelity import DEFINITIONS, Fidelity
 from activarium.analyses.features.firing import codes_histogram, density_histogram
 from activarium.analyses.features.recovered import MEAN, SAME, Draw, Spliced, recovered
 from activarium.analyses.features.splicing import splice_of
-from activarium.analyses.features.spread import groups_of
+from activarium.analyses.features.spread import APART, groups_of
 from activarium.dictionaries import SAE, FeatureDictionary, RowSource, as_dictionary, controls, rows_for
 from activarium.dictionaries.dictionary import AT_ONCE
 from activarium.errors import InputError
@@ -164,7 +164,7 @@ def _passes(named: Mapping[str, FeatureDictionary], recording: Recording, where:
         count = len(found[key].bare.spread.rows)
         found[key].measured[name] = Fidelity(one, count)
         if isinstance(one, SAE):
-            found[key].measured[f"random directions, as {name}"] = Fidelity(controls.random(one, seed), count)
+            found[key].measured[f"random directions, as {name}"] = Fidelity(controls.random(one, seed + APART), count)
     return list(found.values())
 
 

@@ -10,6 +10,9 @@ from activarium.analyses.layer_sites import examples_of
 from activarium.dictionaries import RowSource
 
 GROUPS = 256  # beyond so many examples, several are drawn together: memory stays flat
+APART = (
+    1_000_003  # added to seeds of controls: first weights and test data are drawn with small ones, and the same seed gives the same numbers
+)
 
 
 class Spread:
