@@ -116,6 +116,19 @@ def test_intervals_are_those_of_drawing_examples_again():
     assert here["FVU high"] == pytest.approx(high, abs=0.05 * (high - low))
 
 
+def test_thresholds_have_a_second_control_with_as_many_codes(rows):
+    sae = train(recording(rows), SITE, Recipe(24, "batchtopk", k=3), batch=100, steps=60, progress=False).sae
+    report = dictionary_quality(sae, recording(rows))
+    names = [n for n in report["quality"].names if n.startswith("random")]
+    matched = next(n for n in names if "codes" in n)
+    assert sorted(names) == sorted(["random directions, as dictionary", matched])
+    assert int(matched.split()[2]) == round(line(report)["codes per row"])
+    assert line(report, matched)["codes per row"] == pytest.approx(line(report)["codes per row"], abs=0.6)
+    assert f"(random directions {line(report, matched)['FVU']:.3g})" in report.words[0]
+    top = dictionary_quality(SAE(Design(8, 24, "topk", k=3), Origin(site=SITE)), recording(rows))
+    assert [n for n in top["quality"].names if n.startswith("random")] == ["random directions, as dictionary"]
+
+
 def test_firing_by_hand():
     generator = torch.Generator().manual_seed(1)
     directions = torch.nn.functional.normalize(torch.randn(40, 6, generator=generator), dim=1)

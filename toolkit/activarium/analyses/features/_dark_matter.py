@@ -99,6 +99,7 @@ def dark_matter(
         of rows, since rows of one text resemble one another. Predictions by chance and random directions are ours.
 
     Example:
+        >>> import torch
         >>> from activarium.dictionaries import controls
         >>> x = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
         >>> rec = act.testing.recording_of({"blocks.0.resid_post": x}, example=range(400))

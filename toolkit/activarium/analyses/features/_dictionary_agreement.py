@@ -34,7 +34,8 @@ DEFINITIONS: Mapping[str, str] = {
 def dictionary_agreement(
     first: Any,
     second: Any,
-    *more: Any,
+    *,
+    more: Sequence[Any] = (),
     recording: Recording | None = None,
     names: Sequence[str] = (),
     confidence: float = 0.95,

@@ -11,10 +11,11 @@ import numpy as np
 from activarium.analyses.features.bare_rows import BareRows
 from activarium.analyses.features.fidelity import DEFINITIONS, Fidelity
 from activarium.analyses.features.firing import codes_histogram, density_histogram
+from activarium.analyses.features.random_controls import random_controls
 from activarium.analyses.features.recovered import MEAN, SAME, Draw, Spliced, recovered
 from activarium.analyses.features.splicing import splice_of
-from activarium.analyses.features.spread import APART, groups_of
-from activarium.dictionaries import SAE, FeatureDictionary, RowSource, as_dictionary, controls, rows_for
+from activarium.analyses.features.spread import groups_of
+from activarium.dictionaries import FeatureDictionary, RowSource, as_dictionary, rows_for
 from activarium.dictionaries.dictionary import AT_ONCE
 from activarium.errors import InputError
 from activarium.progress import progress_bar
@@ -37,11 +38,11 @@ def dictionary_quality(
     seed: int = 0,
     progress: bool = False,
 ) -> Report:
-    """How well does a dictionary give its rows back, and what does the model lose with it in place?
+    """How well does a dictionary give rows back, and what does the model lose with it?
 
     One pass over the rows, in float64, for all dictionaries and controls together. A transcoder is held against the site it
-    writes. Every figure stands beside that of random directions of the same kind and size, of the mean of the rows, and of the
-    rows themselves; each has its definition in `diagnostics["definitions"]`. One dictionary at one sparsity says little: give
+    writes. Every figure stands beside that of random directions of the same kind and size (and, where thresholds make the codes,
+    of random directions with as many codes), of the mean of the rows, and of the rows themselves; each has its definition in `diagnostics["definitions"]`. One dictionary at one sparsity says little: give
     several.
 
     Args:
@@ -85,7 +86,7 @@ def dictionary_quality(
         >>> recipe = act.dictionaries.Recipe(features=64, k=4)
         >>> made = act.dictionaries.train(rec, "blocks.1.resid_post", recipe, batch=16, steps=3, progress=False)
         >>> report = act.analyses.dictionary_quality(made.sae, rec)
-        >>> report["quality"].names[0], report["quality"].values[0]
+        >>> report["quality"].names[0], float(report["quality"].values[0])
         ('the rows themselves', 0.0)
     """
     if (model is None) != (inputs is None):
@@ -163,8 +164,8 @@ def _passes(named: Mapping[str, FeatureDictionary], recording: Recording, where:
             found[key] = _Pass(source, groups, BareRows(one.d_out, int(groups.max()) + 1), {})
         count = len(found[key].bare.spread.rows)
         found[key].measured[name] = Fidelity(one, count)
-        if isinstance(one, SAE):
-            found[key].measured[f"random directions, as {name}"] = Fidelity(controls.random(one, seed + APART), count)
+        for control, random in random_controls(name, one, source, seed).items():
+            found[key].measured[control] = Fidelity(random, count)
     return list(found.values())
 
 
@@ -179,7 +180,11 @@ def _quality(lines: Mapping[str, Mapping[str, float]], passes: Sequence[_Pass]) 
 
 
 def _sentence(name: str, lines: Mapping[str, Mapping[str, float]], rows: int) -> str:
-    here, random = lines[name], lines.get(f"random directions, as {name}")
+    here = lines[name]
+    # The last one has as many codes.
+    random = next(
+        (figures for n, figures in reversed(lines.items()) if n.startswith("random directions") and n.endswith(f"as {name}")), None
+    )
     beside = f" (random directions {random['FVU']:.3g})" if random else ""
     dead = f"{here['dead']:,.0f} of {here['features']:,.0f} features never fire in {rows:,} rows"
     return (
