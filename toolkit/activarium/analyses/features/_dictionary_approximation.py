@@ -163,7 +163,7 @@ def _scores(metric: Mapping[str, np.ndarray], draw: Mapping[str, Any]) -> dict[s
     signed, necessity, scrambled = above.sum(0) / scale.sum()
     low, high, drawn = bootstrap_interval(above, np.repeat(scale[:, None], 3, 1), **draw)
     tail = (1 - draw["confidence"]) / 2
-    ends = np.quantile(np.abs(drawn[:, 0]), [tail, 1 - tail]) if len(drawn) else (np.nan, np.nan)
+    ends = np.nanquantile(np.abs(drawn[:, 0]), [tail, 1 - tail]) if len(drawn) else (np.nan, np.nan)
     return {
         "sufficiency": abs(float(signed)),
         "low": float(ends[0]),

@@ -73,7 +73,7 @@ def _check(model: Any, name: str, one: FeatureDictionary) -> None:
             f"{name!r} is a transcoder: it writes another site than it reads and stands for no node. Give a dictionary of one site."
         )
     site = model.sites.find(one.origin.site) if hasattr(model.sites, "find") else model.sites[one.origin.site]
-    width = int(np.prod(site.shape[1:]))
+    width = int(np.prod(site.shape))
     if width != one.d_in:
         raise InputError(f"{name!r} reads rows of {one.d_in} numbers; {one.origin.site} of {model.name} has {width}. Is it another site's?")
     trained, found = one.origin.weight_hash, str(getattr(model, "identity", {}).get("weight_hash", ""))

@@ -1,0 +1,90 @@
+"""Edits of rows through features: which are changed, what the rows become, and how large a part of the row was taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activarium.dictionaries import FeatureDictionary
+
+AT_ONCE = 256  # features whose writing is computed together
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """Rows and their counterfactuals seen through one dictionary, with what each feature that is active in any of them writes.
+
+    Attributes:
+        dictionary: An affine one.
+        x: Rows `pair d_in`.
+        other: Counterfactual rows.
+        codes: `pair feature`.
+        other_codes: Of the counterfactual rows.
+    """
+
+    dictionary: FeatureDictionary
+    x: Tensor
+    other: Tensor
+    codes: Tensor
+    other_codes: Tensor
+
+    @staticmethod
+    def of(dictionary: FeatureDictionary, x: Tensor, other: Tensor) -> Coded:
+        with torch.no_grad():
+            return Coded(dictionary, x, other, dictionary.encode(x).float(), dictionary.encode(other).float())
+
+    @cached_property
+    def writes(self) -> Tensor:
+        """`feature d_in`: what a code of 1 adds, zero for features that are active nowhere. Not always the directions: some decoders normalise them."""
+        used = ((self.codes != 0) | (self.other_codes != 0)).any(0).nonzero()[:, 0]
+        made = torch.zeros(self.codes.shape[1], self.x.shape[1])
+        with torch.no_grad():
+            nothing = self.dictionary.decode(self.codes.new_zeros(1, self.codes.shape[1]))
+            for some in used.split(AT_ONCE):
+                unit = torch.zeros(len(some), self.codes.shape[1])
+                unit[torch.arange(len(some)), some] = 1
+                made[some] = (self.dictionary.decode(unit) - nothing).float()
+        return made
+
+    def edited(self, pair: int, features: Sequence[int]) -> Tensor:
+        """The row with these features as in the counterfactual, and all else, the error too, as it was: `(d_in,)`."""
+        chosen = list(features)
+        return self.x[pair] + (self.other_codes[pair, chosen] - self.codes[pair, chosen]) @ self.writes[chosen]
+
+    def weights(self, pair: int) -> Tensor:
+        """`(feature,)`: w_i = f_i W_i · (x̂ − b) / ‖x̂ − b‖², which add up to 1 where anything is written, and are 0 where nothing is."""
+        written = self.codes[pair] @ self.writes
+        size = float(written.square().sum())
+        return self.codes[pair] * (self.writes @ written) / size if size > 0 else torch.zeros(len(self.codes[pair]))
+
+    def greedy(self, pair: int, most: int) -> list[int]:
+        """Features in the order in which setting them to their counterfactual code brings the row nearest to the counterfactual row.
+
+        Each step takes the feature after which ‖Σ (f' − f) W − (x' − x)‖ is smallest, and the walk ends early where every further one
+        would make it larger. Of equal ones the lower feature.
+        """
+        change = (self.other_codes[pair] - self.codes[pair]).double()
+        candidates = change.nonzero()[:, 0]
+        steps = change[candidates, None] * self.writes[candidates].double()
+        left = (self.other[pair] - self.x[pair]).double()
+        square, open_, taken = steps.square().sum(1), torch.ones(len(candidates), dtype=torch.bool), []
+        while len(taken) < most and bool(open_.any()):
+            gain = torch.where(open_, 2 * steps @ left - square, -torch.inf)
+            best = int(gain.argmax())
+            if gain[best] <= 0:
+                break
+            left = left - steps[best]
+            open_[best] = False
+            taken.append(int(candidates[best]))
+        return taken
+
+
+def highest(scores: np.ndarray, active: np.ndarray, most: int) -> list[int]:
+    """Up to `most` active features of the highest scores above 0; of equal ones the lower feature."""
+    order = np.argsort(-np.where(active, scores, 0), kind="stable")[:most]
+    return [int(i) for i in order if active[i] and scores[i] > 0]
