@@ -62,6 +62,16 @@ def test_means_by_hand():
     assert (made.d_in, made.d_out, made.width, made.transcoder) == (2, 2, 4, False)
 
 
+def test_small_attributes_are_read_off_beside_large_ones():
+    random = np.random.default_rng(0)
+    big, low = random.integers(0, 3, 200), random.integers(0, 2, 200)
+    rows = 4 * torch.eye(6)[big] + 0.5 * torch.eye(6)[3 + low]
+    made = SupervisedDictionary.of_rows(rows, {"low": low.tolist(), "big": big.tolist()})
+    assert torch.equal(made.encode(rows), made.of_values({"low": low.tolist(), "big": big.tolist()}))
+    alone = SupervisedDictionary.of_rows(rows, {"low": low.tolist()})
+    assert (alone.encode(rows).argmax(1).numpy() == low).mean() < 0.9, "by itself it is drowned"
+
+
 def test_edits_are_the_true_counterfactuals():
     rows, attributes, _, _ = planted(copies=1)
     made = SupervisedDictionary.of_rows(rows.float(), attributes)

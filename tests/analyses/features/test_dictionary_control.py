@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import activarium as act
-from activarium.analyses.features._dictionary_control import Aware
-from activarium.analyses.features.feature_edits import Coded, highest
+from activarium.analyses.features.feature_edits import Aware, Coded, highest
 from activarium.analyses.features.firing import Firing
 from activarium.dictionaries import FeatureDictionary, Origin, SupervisedDictionary, controls
 from activarium.dictionaries.design import Design

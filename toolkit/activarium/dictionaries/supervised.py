@@ -19,6 +19,7 @@ from activarium.dictionaries.dictionary import FeatureDictionary
 from activarium.errors import InputError, NotFinite, unknown
 
 Method = Literal["mean", "mse"]
+SWEEPS = 3  # times each attribute is read off a row
 DEPENDENT = 0.3  # Cramér's V from which means of one attribute hold much of another
 
 
@@ -121,21 +122,31 @@ class SupervisedDictionary(FeatureDictionary):
         raise AssertionError
 
     def encode(self, x: Tensor, features: Sequence[int] | None = None) -> Tensor:
-        """Codes `row feature`, 1 for the value of each attribute whose mean row is nearest, else 0; of equal ones the first.
+        """Codes `row feature`, 1 for one value of each attribute, else 0: the one whose mean row is nearest; of equal ones the first.
 
-        Attributes are read off one by one, so what others write along the differences of an attribute's directions is noise to it. Where
-        values are known, `of_values` is exact.
+        The attribute that writes most is read off first, and what was read off is taken away before the next; then each is read again
+        with all others taken away, so that what others write is less in its way. Where values are known, `of_values` is exact.
         """
         self.check_rows(x)
-        centred = x.to(self.dtype) - self.mean
-        # ‖c − u‖² less ‖c‖², which is the same for all values.
-        distance = self.written.square().sum(1) - 2 * centred @ self.written.T
-        codes = torch.zeros_like(distance)
-        for name in self.table:
-            here = self.span(name)
-            nearest = distance[:, here].argmin(1, keepdim=True)
-            codes[:, here].scatter_(1, nearest, 1)
+        left = x.to(self.dtype) - self.mean
+        codes = left.new_zeros(len(x), self.width)
+        for _ in range(SWEEPS):
+            for here in self._by_size:
+                written = self.written[here]
+                left = left + codes[:, here] @ written
+                # ‖left − u‖² less ‖left‖², which is the same for all values.
+                nearest = (written.square().sum(1) - 2 * left @ written.T).argmin(1)
+                codes[:, here] = torch.nn.functional.one_hot(nearest, len(written)).to(codes.dtype)
+                left = left - written[nearest]
         return codes if features is None else codes[:, list(features)]
+
+    @property
+    def _by_size(self) -> list[slice]:
+        """Where the features of each attribute stand, that which writes most first."""
+        spans = [self.span(name) for name in self.table]
+        weight = self.written.new_tensor(self.counts) if self.counts else self.written.new_ones(self.width)
+        size = [float((weight[s] * self.written[s].square().sum(1)).sum() / weight[s].sum()) for s in spans]
+        return [spans[i] for i in sorted(range(len(spans)), key=lambda i: -size[i])]
 
     def decode(self, feature_acts: Tensor | Codes) -> Tensor:
         """Mean row plus directions times codes, `row d_in`."""

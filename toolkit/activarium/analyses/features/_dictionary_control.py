@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activarium.analyses.features.feature_edits import Coded, highest
-from activarium.analyses.features.firing import Firing
+from activarium.analyses.features.feature_edits import FOLDS, Aware, Coded
 from activarium.analyses.features.spliced import Bench, Nodes, Place, check_affine, nodes_of, sites_of
 from activarium.dictionaries import SupervisedDictionary
-from activarium.dictionaries.attributes import Attributes, Value, plain, values_of
+from activarium.dictionaries.attributes import Attributes, Value, plain
 from activarium.errors import InputError
 from activarium.maths import bootstrap_interval
 from activarium.pairs import Pairs
@@ -21,7 +20,6 @@ from activarium.progress import progress_bar
 from activarium.protocols import Runner
 from activarium.results import Report, Series
 
-FOLDS = 5
 COUNTS = (1, 2, 4, 8)
 NOTHING = "no edit"
 DEFINITIONS = {
@@ -202,38 +200,6 @@ def _by_features(coded: Mapping[str, Coded], chosen: Mapping[str, list[list[int]
     rows = {site: torch.stack([c.edited(i, chosen[site][i]) for i in range(len(c.x))]) for site, c in coded.items()}
     sizes = {site: np.array([float(c.weights(i)[chosen[site][i]].sum()) for i in range(len(c.x))]) for site, c in coded.items()}
     return rows, sizes
-
-
-class Aware:
-    """Features by what they are known to mean: F1 of their firing for the values, taken on the pairs of the other parts."""
-
-    def __init__(self, coded: Coded, known: Mapping[str, list[Value]], wanted: Mapping[str, list[Value]], fold: np.ndarray) -> None:
-        self.known, self.wanted, self.fold = known, wanted, fold
-        self.active = coded.codes.numpy() != 0, coded.other_codes.numpy() != 0
-        both = np.concatenate(self.active)
-        self.values = {a: values_of([*known[a], *wanted[a]]) for a in known}
-        self.scores: dict[str, list[np.ndarray]] = {}
-        for a, values in self.values.items():
-            column = [*known[a], *wanted[a]]
-            whole, twice = Firing.of(both, column, values), np.concatenate([fold, fold])
-            parts = [twice == f for f in range(FOLDS)]
-            self.scores[a] = [
-                (whole - Firing.of(both[part], [v for v, p in zip(column, part, strict=True) if p], values)).f1 for part in parts
-            ]
-
-    def chosen(self, most: int) -> list[list[int]]:
-        """Features to set to their counterfactual code, for each pair."""
-        return [self._pair(i, most) for i in range(len(self.fold))]
-
-    def _pair(self, i: int, most: int) -> list[int]:
-        found: list[int] = []
-        for a, values in self.values.items():
-            if self.known[a][i] == self.wanted[a][i]:
-                continue
-            scores = self.scores[a][self.fold[i]]
-            for side, value in enumerate((self.known[a][i], self.wanted[a][i])):
-                found += highest(scores[values.index(value)], self.active[side][i], most)
-        return sorted(set(found))
 
 
 def _measured(

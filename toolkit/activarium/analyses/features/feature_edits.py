@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from activarium.analyses.features.firing import Firing
 from activarium.dictionaries import FeatureDictionary
+from activarium.dictionaries.attributes import Value, values_of
 
+FOLDS = 5  # parts of the pairs; features get their meaning on the other four
 AT_ONCE = 256  # features whose writing is computed together
 
 
@@ -88,3 +91,35 @@ def highest(scores: np.ndarray, active: np.ndarray, most: int) -> list[int]:
     """Up to `most` active features of the highest scores above 0; of equal ones the lower feature."""
     order = np.argsort(-np.where(active, scores, 0), kind="stable")[:most]
     return [int(i) for i in order if active[i] and scores[i] > 0]
+
+
+class Aware:
+    """Features by what they are known to mean: F1 of their firing for the values, taken on the pairs of the other parts."""
+
+    def __init__(self, coded: Coded, known: Mapping[str, list[Value]], wanted: Mapping[str, list[Value]], fold: np.ndarray) -> None:
+        self.known, self.wanted, self.fold = known, wanted, fold
+        self.active = coded.codes.numpy() != 0, coded.other_codes.numpy() != 0
+        both = np.concatenate(self.active)
+        self.values = {a: values_of([*known[a], *wanted[a]]) for a in known}
+        self.scores: dict[str, list[np.ndarray]] = {}
+        for a, values in self.values.items():
+            column = [*known[a], *wanted[a]]
+            whole, twice = Firing.of(both, column, values), np.concatenate([fold, fold])
+            parts = [twice == f for f in range(FOLDS)]
+            self.scores[a] = [
+                (whole - Firing.of(both[part], [v for v, p in zip(column, part, strict=True) if p], values)).f1 for part in parts
+            ]
+
+    def chosen(self, most: int) -> list[list[int]]:
+        """Features to set to their counterfactual code, for each pair."""
+        return [self._pair(i, most) for i in range(len(self.fold))]
+
+    def _pair(self, i: int, most: int) -> list[int]:
+        found: list[int] = []
+        for a, values in self.values.items():
+            if self.known[a][i] == self.wanted[a][i]:
+                continue
+            scores = self.scores[a][self.fold[i]]
+            for side, value in enumerate((self.known[a][i], self.wanted[a][i])):
+                found += highest(scores[values.index(value)], self.active[side][i], most)
+        return sorted(set(found))
