@@ -9,7 +9,7 @@ import torch
 
 import activarium as act
 from activarium.analyses.features.feature_edits import Aware, Coded, highest
-from activarium.analyses.features.firing import Firing
+from activarium.analyses.features.value_firing import Firing
 from activarium.dictionaries import FeatureDictionary, Origin, SupervisedDictionary, controls
 from activarium.dictionaries.design import Design
 from activarium.dictionaries.sae import SAE

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from activarium.analyses.features.spliced import Bench, Place, codes_of, nodes_of, sites_of
+from activarium.analyses.features.node_rows import Bench, Place, codes_of, nodes_of, sites_of
 from activarium.dictionaries import SupervisedDictionary
 from activarium.dictionaries.attributes import Attributes, plain
 from activarium.errors import InputError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from activarium.analyses.features.feature_edits import FOLDS, Aware, Coded
-from activarium.analyses.features.spliced import Bench, Nodes, Place, check_affine, nodes_of, sites_of
+from activarium.analyses.features.node_rows import Bench, Nodes, Place, check_affine, nodes_of, sites_of
 from activarium.dictionaries import SupervisedDictionary
 from activarium.dictionaries.attributes import Attributes, Value, plain
 from activarium.errors import InputError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from activarium.analyses.features.best_features import COVERED, PRECISE, Found, mean_f1
-from activarium.analyses.features.firing import Firing
+from activarium.analyses.features.value_firing import Firing
 from activarium.dictionaries import FeatureDictionary, SupervisedDictionary, as_dictionary, rows_for
 from activarium.dictionaries.attributes import Attributes, Value, plain, values_of
 from activarium.errors import InputError

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from activarium.analyses.features.firing import Firing
+from activarium.analyses.features.value_firing import Firing
 from activarium.analyses.layers.intervals import Intervals
 from activarium.dictionaries.attributes import Value, values_of
 from activarium.maths import bootstrap_interval

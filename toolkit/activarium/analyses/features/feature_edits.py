@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activarium.analyses.features.firing import Firing
+from activarium.analyses.features.value_firing import Firing
 from activarium.dictionaries import FeatureDictionary
 from activarium.dictionaries.attributes import Value, values_of
 
