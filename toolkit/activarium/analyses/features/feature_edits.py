@@ -18,6 +18,19 @@ FOLDS = 5  # parts of the pairs; features get their meaning on the other four
 AT_ONCE = 256  # features whose writing is computed together
 
 
+def added_by(dictionary: FeatureDictionary, features: Tensor) -> Tensor:
+    """What a code of 1 of each of these features adds, `feature d_out` in float32. Some decoders normalise their directions, so it is asked."""
+    made = torch.zeros(len(features), dictionary.d_out)
+    with torch.no_grad():
+        nothing = dictionary.decode(torch.zeros(1, dictionary.width, dtype=dictionary.dtype))
+        for first in range(0, len(features), AT_ONCE):
+            some = features[first : first + AT_ONCE]
+            unit = torch.zeros(len(some), dictionary.width, dtype=dictionary.dtype)
+            unit[torch.arange(len(some)), some] = 1
+            made[first : first + AT_ONCE] = (dictionary.decode(unit) - nothing).float()
+    return made
+
+
 @dataclass(frozen=True, eq=False)
 class Coded:
     """Rows and their counterfactuals seen through one dictionary, with what each feature that is active in any of them writes.
@@ -46,12 +59,7 @@ class Coded:
         """`feature d_in`: what a code of 1 adds, zero for features that are active nowhere. Not always the directions: some decoders normalise them."""
         used = ((self.codes != 0) | (self.other_codes != 0)).any(0).nonzero()[:, 0]
         made = torch.zeros(self.codes.shape[1], self.x.shape[1])
-        with torch.no_grad():
-            nothing = self.dictionary.decode(self.codes.new_zeros(1, self.codes.shape[1]))
-            for some in used.split(AT_ONCE):
-                unit = torch.zeros(len(some), self.codes.shape[1])
-                unit[torch.arange(len(some)), some] = 1
-                made[some] = (self.dictionary.decode(unit) - nothing).float()
+        made[used] = added_by(self.dictionary, used)
         return made
 
     def edited(self, pair: int, features: Sequence[int]) -> Tensor:

@@ -21,18 +21,18 @@ def widest(differences: np.ndarray, count: int) -> np.ndarray:
 
 
 class Probe:
-    """A logistic regression on standardised columns, with an L2 penalty of 1 on the standardised weights.
+    """A logistic regression with an L2 penalty of 1 on its weights: those of standardised columns, or of the columns as they are.
 
     Attributes:
         weights: One per column, in the units of the columns.
         bias: Its constant.
     """
 
-    def __init__(self, values: np.ndarray, positive: np.ndarray, *, balanced: bool = False) -> None:
+    def __init__(self, values: np.ndarray, positive: np.ndarray, *, balanced: bool = False, standardised: bool = True) -> None:
         from sklearn.linear_model import LogisticRegression
 
         mean, deviation = values.mean(0), values.std(0)
-        scale = np.where(deviation > 0, deviation, 1)
+        scale = np.where((deviation > 0) & standardised, deviation, 1)
         if values.shape[1] == 0:  # no column tells anything: the larger class
             self.weights, self.bias = np.zeros(0), 1.0 if positive.mean() >= 0.5 else -1.0
             return
@@ -43,6 +43,12 @@ class Probe:
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Boolean per row: does it say yes?"""
         return values @ self.weights + self.bias > 0
+
+
+def f1_score(said: np.ndarray, positive: np.ndarray) -> float:
+    """2 · both / (said + positive), booleans per row; 0 where there is neither."""
+    below = said.sum() + positive.sum()
+    return float(2 * (said & positive).sum() / below) if below else 0.0
 
 
 def balanced_halves(positive: np.ndarray, share: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
