@@ -91,6 +91,22 @@ def test_split_features_grow_while_they_help():
     assert split_features(np.zeros((80, 2)), positive) == ((), 0.0)
 
 
+def test_silence_of_features_that_hardly_tell_a_property_is_not_called_absorption():
+    """Feature 0 is gone: no split feature tells `b`, each word's own feature writes it, and the rule is met everywhere."""
+    sae, recording = planted(True)
+    own, b = torch.eye(2 * HALF + 1)[1:], torch.eye(2 * HALF + 1)[0]
+    weights = {
+        "encoder": own,
+        "W_dec": own + b * (torch.arange(2 * HALF)[:, None] < HALF),
+        "b_enc": torch.zeros(2 * HALF),
+        "b_dec": sae.b_dec,
+    }
+    alone = SAE.of_weights(Design(2 * HALF + 1, 2 * HALF), weights, Origin(site="x"))
+    report = ask(alone, recording, [w[0] == "b" for w in WORDS])
+    assert report["rates"].values.tolist() == [1] and report["rates"].columns["split F1"][0] < 0.8
+    assert "hardly tell it (F1 0." in report.words[0] and "no absorption" in report.words[0]
+
+
 def test_rows_of_a_word_are_in_one_part():
     words = np.repeat(np.array(WORDS, dtype=object), 3)
     positive = np.array([w[0] == "b" for w in words])

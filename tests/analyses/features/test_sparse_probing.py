@@ -108,6 +108,8 @@ def test_intervals_by_hand():
     assert (low, high) == pytest.approx((0.3006, 0.9544), abs=1e-3)  # Wilson, 3 of 4
     share, low, high = share_with_interval(np.array([2.0, 1, 0]), np.array([2.0, 2, 2]), DRAW)
     assert share == 0.5 and low >= 0 and high <= 1
+    share, low, high = share_with_interval(np.full(20, 2.0), np.full(20, 2.0), DRAW)
+    assert share == 1 and high == 1 and low == pytest.approx(0.8389, abs=1e-3)  # Wilson, 20 of 20
 
 
 def test_it_takes_images_and_texts_alike():

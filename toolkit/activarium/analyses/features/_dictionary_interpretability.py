@@ -216,11 +216,12 @@ def _attributes(
 
 
 def _read(rows: Tensor, column: list[Value], half: np.ndarray) -> float:
-    """Held-out accuracy of a linear discriminant; NaN where half of the rows are no more than the values."""
+    """Held-out accuracy of a linear discriminant of the values that at least two of the rows it learns from have; others it gets wrong."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     index = np.array([values_of(column).index(v) for v in column])
-    if half.sum() <= len(np.unique(index[half])) or len(np.unique(index[half])) < 2:
+    learnt = half & np.isin(index, np.flatnonzero(np.bincount(index[half]) > 1))
+    if len(np.unique(index[learnt])) < 2 or learnt.sum() <= len(np.unique(index[learnt])):
         return float("nan")
-    fitted = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(rows[torch.as_tensor(half)].numpy(), index[half])
+    fitted = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(rows[torch.as_tensor(learnt)].numpy(), index[learnt])
     return float(fitted.score(rows[torch.as_tensor(~half)].numpy(), index[~half]))

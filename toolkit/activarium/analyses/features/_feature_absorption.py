@@ -112,7 +112,7 @@ def feature_absorption(
         "site": source.inputs.site,
         **draw,
     }
-    return Report(parts, _words(parts["rates"], parts["absorbed"], left_out), title="Feature absorption", diagnostics=notes)
+    return Report(parts, _words(parts["rates"], parts["absorbed"], left_out, good), title="Feature absorption", diagnostics=notes)
 
 
 def _read(source: RowSource, labels: Any, words: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -210,10 +210,11 @@ def _rows(found: Mapping[str, Absorbed], words: np.ndarray) -> Ranking:
     return Ranking(tuple(names), np.array(share, dtype=float), columns, title="Absorbed rows", unit="share made by one other feature")
 
 
-def _words(rates: Ranking, rows: Ranking, left_out: Mapping[str, str]) -> tuple[str, ...]:
-    said = [
-        f"{name}: {value:.1%} of {int(rates.columns['rows'][i])} rows are absorbed."
-        for i, (name, value) in enumerate(zip(rates.names, rates.values, strict=True))
-    ]
+def _words(rates: Ranking, rows: Ranking, left_out: Mapping[str, str], good: float) -> tuple[str, ...]:
+    said = []
+    for i, (name, value) in enumerate(zip(rates.names, rates.values, strict=True)):
+        tells = float(rates.columns["split F1"][i])
+        weak = "" if tells >= good else f", but its split features hardly tell it (F1 {tells:.2f}): their silence is no absorption"
+        said.append(f"{name}: {value:.1%} of {int(rates.columns['rows'][i])} rows meet the rule{weak}.")
     said += [f"{rows.names[0]!r} is absorbed by feature {rows.columns['feature'][0]}."] if len(rows.names) else []
     return (*said, *([f"Left out: {', '.join(f'{n!r} ({why})' for n, why in left_out.items())}."] if left_out else []))

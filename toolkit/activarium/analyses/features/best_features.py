@@ -84,6 +84,6 @@ def mean_f1(found: Sequence[Found], draw: Mapping[str, Any]) -> tuple[float, flo
         return mean, float("nan"), float("nan")
     _, _, drawn = bootstrap_interval(above[:, some], below[:, some], **draw)
     tail = (1 - draw["confidence"]) / 2
-    # Where a value is not among the rows drawn and its feature silent, there is no F1: it counts as 0, as in F1 itself.
-    low, high = np.quantile(np.nan_to_num(drawn).sum(1) / len(some), [tail, 1 - tail])
+    # A value that is not among the rows drawn and whose feature is silent there has no F1 in that draw, and is left out of it.
+    low, high = np.quantile(np.nanmean(drawn, 1) * some.mean(), [tail, 1 - tail])
     return mean, float(low), float(high)

@@ -72,14 +72,16 @@ def share_with_interval(right: np.ndarray, asked: np.ndarray, draw: dict[str, An
         draw: `confidence`, `resamples` and `seed`.
 
     Returns:
-        Share, and ends: Wilson's where no example is asked twice (it does not close up at 1), else a bootstrap over examples.
+        Share, and ends: a bootstrap over examples, or Wilson's (which does not close up at 0 and 1) where no example is asked twice or all
+        have the same share.
     """
     right, asked = right[asked > 0], asked[asked > 0]
     share = float(right.sum() / asked.sum())
-    if asked.max() <= 1:
+    if asked.max() <= 1 or len(np.unique(right / asked)) == 1:
         from scipy.stats import binomtest
 
-        ends = binomtest(int(right.sum()), int(asked.sum())).proportion_ci(draw["confidence"], method="wilson")
+        yes = right.sum() if asked.max() <= 1 else share * len(asked)
+        ends = binomtest(round(float(yes)), len(asked)).proportion_ci(draw["confidence"], method="wilson")
         return share, float(ends.low), float(ends.high)
     low, high, _ = bootstrap_interval(right[:, None].astype(float), asked[:, None].astype(float), **draw)
     return share, float(low[0]), float(high[0])
