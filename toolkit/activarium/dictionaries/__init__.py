@@ -10,6 +10,7 @@ from activarium.dictionaries.read import load, save
 from activarium.dictionaries.recipe import Recipe
 from activarium.dictionaries.rows import RowSource
 from activarium.dictionaries.sae import SAE
+from activarium.dictionaries.supervised import SupervisedDictionary
 from activarium.dictionaries.training import Trained, train
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Origin",
     "Recipe",
     "RowSource",
+    "SupervisedDictionary",
     "Trained",
     "as_dictionary",
     "controls",
