@@ -121,10 +121,14 @@ class Folder:
         place = self.path / name
         wanted = self._files[name]["bytes"]
         if not place.is_file():
-            raise CorruptStore(f"{place} is missing; the manifest lists it with {wanted:,} bytes. Copy the folder again, with all of its files.")
+            raise CorruptStore(
+                f"{place} is missing; the manifest lists it with {wanted:,} bytes. Copy the folder again, with all of its files."
+            )
         found = place.stat().st_size
         if found != wanted:
-            raise CorruptStore(f"{place} has {found:,} bytes; the manifest lists {wanted:,}. Copy this file again, or build the pages again.")
+            raise CorruptStore(
+                f"{place} has {found:,} bytes; the manifest lists {wanted:,}. Copy this file again, or build the pages again."
+            )
         return place
 
     def _checked(self, name: str) -> Path:
@@ -152,7 +156,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
             "Make some with act.dashboards.build(…, to=…)."
         )
     if place.stat().st_size > LARGEST_MANIFEST:
-        raise CorruptStore(f"{place} has {place.stat().st_size:,} bytes; a manifest has at most {LARGEST_MANIFEST:,}. Build the pages again.")
+        raise CorruptStore(
+            f"{place} has {place.stat().st_size:,} bytes; a manifest has at most {LARGEST_MANIFEST:,}. Build the pages again."
+        )
     try:
         body = json.loads(place.read_bytes())
     except (ValueError, RecursionError) as reason:

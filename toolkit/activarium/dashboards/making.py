@@ -124,7 +124,9 @@ def _given(thing: Any, beside: Any, recording: Recording, features: Any, site: s
     if hasattr(thing, "pieces") and hasattr(thing, "chosen"):
         dictionary = as_dictionary(beside) if beside is not None else thing.dictionary if isinstance(thing, LiveCodes) else None
         if dictionary is not None and dictionary.width != thing.width:
-            raise InputError(f"The codes are of {thing.width:,} features, the dictionary has {dictionary.width:,}. Keep codes of this dictionary.")
+            raise InputError(
+                f"The codes are of {thing.width:,} features, the dictionary has {dictionary.width:,}. Keep codes of this dictionary."
+            )
         if dictionary is not None and hasattr(thing, "check_dictionary"):
             thing.check_dictionary(dictionary)
         chosen = numbered(features, thing.width)
@@ -198,7 +200,9 @@ def _write(
     draft.arrays(HEADS, heads | promoted)
     for name, arrays in groups(given, contexts, gathered, edges, lists.lists | pages, index, examples, shares):
         draft.arrays(name, arrays)
-    draft.finish(_about(given, recording, model, found.rows, found.together.rows, contexts, lists.words, said, settings, numbers, found.fires))
+    draft.finish(
+        _about(given, recording, model, found.rows, found.together.rows, contexts, lists.words, said, settings, numbers, found.fires)
+    )
 
 
 def _numbered(found: tuple[torch.Tensor, torch.Tensor], features: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:

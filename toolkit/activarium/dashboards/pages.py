@@ -14,7 +14,13 @@ from activarium.dashboards.folder import GROUP, Folder, named
 from activarium.dashboards.gather import bar_edges
 from activarium.errors import CorruptStore, InputError
 
-COLUMNS, TEXT, STRINGS, PICTURES, HEADS = "columns.safetensors", "text.safetensors", "strings.json", "pictures.safetensors", "heads.safetensors"
+COLUMNS, TEXT, STRINGS, PICTURES, HEADS = (
+    "columns.safetensors",
+    "text.safetensors",
+    "strings.json",
+    "pictures.safetensors",
+    "heads.safetensors",
+)
 LISTS = ("neighbours", "together", "correlated", "neurons")
 OPEN = 16  # files of pages that stay mapped
 GREY = 128
@@ -140,7 +146,7 @@ class FeaturePages:
 
     def _add_sources(self, file: Any, start: int, made: list[dict[str, Any]]) -> None:
         places, shares = file.get_tensor("sources_place"), file.get_tensor("sources")
-        heads = int(file.get_tensor("sources_heads"))
+        heads = int(file.get_tensor("sources_heads")[0])
         for i, context in enumerate(made):
             low, high = places[start + i], places[start + i + 1]
             if high > low:

@@ -100,7 +100,9 @@ def pictures(contexts: Contexts, examples: Examples, images: Any, recording: Rec
         owner = np.arange(len(pixels)) if pixels.index is None else np.asarray(pixels.index["example"])
         place = {int(e): int(np.flatnonzero(owner == e)[0]) for e in wanted if (owner == e).any()}
         found = {e: pixels.rows([i])[0].float().numpy() for e, i in place.items()}
-        return {str(e): _small(_stretched(p)) for e, p in found.items()}, "as the model reads them, each stretched from its darkest to its brightest number"
+        return {
+            str(e): _small(_stretched(p)) for e, p in found.items()
+        }, "as the model reads them, each stretched from its darkest to its brightest number"
     return {}, "none were given; grey stands for them"
 
 
@@ -138,5 +140,3 @@ def _small(picture: np.ndarray) -> np.ndarray:
 
     size = max(1, round(width * SIDE / longest)), max(1, round(height * SIDE / longest))
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
-
-

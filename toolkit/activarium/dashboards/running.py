@@ -71,7 +71,9 @@ def largest_first(size: np.ndarray) -> np.ndarray:
 def drawn(seed: int, row: np.ndarray, feature: np.ndarray | int = 0) -> np.ndarray:
     """An order that is a draw of its own for each row and feature (splitmix64 of both), so that the first ones are a fair sample."""
     with np.errstate(over="ignore"):
-        mixed = row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.asarray(feature).astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
+        mixed = row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.asarray(feature).astype(np.uint64) * np.uint64(
+            0xD1B54A32D192ED03
+        )
         mixed += np.uint64(seed & 0xFFFFFFFFFFFFFFFF) * np.uint64(0x8CB92BA72F3D8DD7) + np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -34,7 +34,7 @@ class Shares:
         """As arrays for the contexts from `first` to `last`."""
         place = self.place[first : last + 1]
         told = {"sources": self.values[place[0] : place[-1]], "sources_place": place - place[0]}
-        return told | {"sources_heads": np.array(self.heads, np.int64)}
+        return told | {"sources_heads": np.array([self.heads], np.int64)}
 
 
 def sources_of(given: Any, recording: Recording, contexts: Contexts, features: Sequence[int]) -> Shares | None:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from activarium.dictionaries.adopt import as_dictionary
-from activarium.dictionaries.codes import Codes
 from activarium.dictionaries.coded import rows_for
+from activarium.dictionaries.codes import Codes
 from activarium.dictionaries.dictionary import FeatureDictionary
 from activarium.dictionaries.fingerprint import fingerprint
 from activarium.dictionaries.rows import RowSource
@@ -85,7 +85,7 @@ def keep_codes(
     coded = SteadyCodes(source, known)
     step = max(1, PART // coded.block) * coded.block
     done = sum(p["rows"] for p in parts)
-    if done % step:  # the last part of a shorter store is made again, in whole blocks
+    if done < len(source) and done % step:  # the last part of a shorter store is made again, in whole blocks
         done -= parts.pop()["rows"]
     folder.mkdir(parents=True, exist_ok=True)
     with progress_bar(progress, "Encoding", len(source), "rows") as advance:
@@ -113,7 +113,9 @@ def open_codes(store: Recording, name: str = "codes") -> KeptCodes:
     folder = _folder(store, name)
     if not (folder / MANIFEST).exists():
         beside = sorted(p.parent.name for p in folder.parent.glob(f"*/{MANIFEST}"))
-        raise StoreError(f"No codes {name!r} are kept in {folder.parent.parent}. Kept: {', '.join(beside) or 'none'}. Make them with keep_codes(…).")
+        raise StoreError(
+            f"No codes {name!r} are kept in {folder.parent.parent}. Kept: {', '.join(beside) or 'none'}. Make them with keep_codes(…)."
+        )
     about = _read(folder)
     site = about["site"]
     if site not in store:
@@ -180,7 +182,9 @@ class KeptCodes:
         """
         found = fingerprint(dictionary)
         if found != self.hash:
-            raise OtherModel(f"{self.path} holds codes of dictionary {self.hash[:12]}…; this one is {found[:12]}…. Keep codes of this dictionary.")
+            raise OtherModel(
+                f"{self.path} holds codes of dictionary {self.hash[:12]}…; this one is {found[:12]}…. Keep codes of this dictionary."
+            )
 
     def pieces(self, rows: int = 4096) -> Iterator[tuple[np.ndarray, Codes]]:
         """Every row once, in order: numbers of the rows, and their codes; each part is checked when it is first read."""
