@@ -28,6 +28,7 @@ from activarium.dashboards.together import correlated, fired_together
 from activarium.dictionaries import FeatureDictionary, as_dictionary
 from activarium.dictionaries.coded import CodedRows, LiveCodes, rows_for
 from activarium.dictionaries.fingerprint import fingerprint
+from activarium.dictionaries.kept import KeptCodes
 from activarium.dictionaries.steady import SomeCodes, SteadyCodes, numbered
 from activarium.errors import InputError
 from activarium.protocols import Runner
@@ -127,7 +128,7 @@ def _given(thing: Any, beside: Any, recording: Recording, features: Any, site: s
             raise InputError(
                 f"The codes are of {thing.width:,} features, the dictionary has {dictionary.width:,}. Keep codes of this dictionary."
             )
-        if dictionary is not None and hasattr(thing, "check_dictionary"):
+        if dictionary is not None and isinstance(thing, KeptCodes):
             thing.check_dictionary(dictionary)
         chosen = numbered(features, thing.width)
         coded = thing if chosen is None else SomeCodes(thing, chosen)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from activarium.dashboards.contexts import TOP, Contexts
 from activarium.dictionaries import SAE
-from activarium.errors import InputError, unknown
+from activarium.errors import InputError, UnknownSite, unknown
 from activarium.recording import Recording
 
 
@@ -83,7 +83,7 @@ def source_shares(dictionary: Any, recording: Recording, feature: int, row: int,
     block = site.removesuffix(".z")
     for name in (f"{block}.pattern", f"{block}.v"):
         if name not in recording:
-            raise unknown("site in this recording", name, list(recording))
+            raise unknown("site in this recording", name, list(recording), UnknownSite)
     index = recording[site].index
     if index is None:
         raise InputError(f"{site} has no row table, so the positions of a row's example are not known.")
