@@ -197,7 +197,8 @@ def _write(
     if seen:
         draft.arrays(PICTURES, seen)
     heads = {"feature": np.asarray(given.features, np.int64)[contexts.feature], "first": contexts.first, "length": contexts.length}
-    promoted = {"built": np.asarray(given.features, np.int64), "promoted": pages["promoted"][0].numpy()} if "promoted" in pages else {}
+    heads |= {"built": np.asarray(given.features, np.int64), "strongest": _strongest(contexts, len(given.features))}
+    promoted = {"promoted": pages["promoted"][0].numpy()} if "promoted" in pages else {}
     draft.arrays(HEADS, heads | promoted)
     for name, arrays in groups(given, contexts, gathered, edges, lists.lists | pages, index, examples, shares):
         draft.arrays(name, arrays)
@@ -210,6 +211,15 @@ def _numbered(found: tuple[torch.Tensor, torch.Tensor], features: tuple[int, ...
     """Numbers in the dictionary for numbers among the chosen features."""
     names = torch.tensor([*features, -1])
     return names[found[0]], found[1]
+
+
+def _strongest(contexts: Contexts, features: int) -> np.ndarray:
+    """Row of the largest code of each feature, -1 where it never fires."""
+    first = np.searchsorted(contexts.feature, np.arange(features))
+    there = np.flatnonzero(np.diff(np.r_[first, len(contexts.feature)]))
+    made = np.full(features, -1, np.int64)
+    made[there] = contexts.row[first[there]]
+    return made
 
 
 def _about(

@@ -181,6 +181,23 @@ class FeaturePages:
             held[heads.get_tensor("built")[words[heads.get_tensor("promoted")].any(1)]] = True
         return np.flatnonzero(held)
 
+    def headlines(self, features: np.ndarray) -> dict[str, list[str]]:
+        """A few words on features that have a page: `strongest`, the token or patch of the largest code, and `promoted` tokens."""
+        heads = self._folder.arrays(HEADS)
+        at = np.searchsorted(heads.get_tensor("built"), features)
+        made = {"strongest": [self._word(int(row)) for row in heads.get_tensor("strongest")[at]]}
+        if "promoted" in heads.keys():  # noqa: SIM118 - not a mapping
+            words = heads.get_tensor("promoted")[at, :3]
+            made["promoted"] = [", ".join(self._strings[w].strip() for w in line) for line in words]
+        return made
+
+    def _word(self, row: int) -> str:
+        if row < 0:
+            return ""
+        at = self._stored(row)
+        y, x = (int(self._text[axis][at]) for axis in ("y", "x"))
+        return f"patch {y},{x}" if x >= 0 else self._strings[self._text["text"][at]]
+
     def _matches(self, sought: str) -> set[tuple[int, int]]:
         """First row and row after the last of every place where the text stands."""
         found: set[tuple[int, int]] = set()
