@@ -11,6 +11,7 @@ import torch
 from activarium.bench import Row, interleaved, ratio
 from activarium.bench.__main__ import PARTS, main, parts
 from activarium.bench._arrow import OneSite, draws, one_site
+from activarium.bench._dashboards import dashboards
 from activarium.bench._memory import peak, peaks
 from activarium.bench._patterns import REFS, patterns
 from activarium.bench._peers import MAKERS, gap, readers
@@ -219,3 +220,12 @@ def test_training_is_timed_beside_sae_lens_on_the_same_rows() -> None:
     rows = _planted(2000, 32, 64)
     assert torch.equal(rows, _planted(2000, 32, 64))
     assert rows.norm(dim=1).min() > 0
+
+
+@pytest.mark.slow
+def test_dashboards_are_timed_apart_from_the_encoder() -> None:
+    encoding, pages, opened, disk, *memory = dashboards(small=True)
+    assert [r.unit for r in (encoding, pages, opened, disk)] == ["ms", "ms", "ms", "MiB"]
+    assert all(r.value and r.value > 0 for r in (encoding, pages, opened, disk))
+    assert "256 features, 20,000 rows, k 8" in pages.what and "codes in a row" in pages.note
+    assert len(memory) == 1 and memory[0].unit in ("MiB", "")

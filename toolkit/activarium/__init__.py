@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from activarium import analyses as analyses
+    from activarium import dashboards as dashboards
     from activarium import dictionaries as dictionaries
     from activarium import edits as edits
     from activarium import metrics as metrics
@@ -57,6 +58,7 @@ _NAMES = {
     "analyses": "activarium.analyses",
     "atlas": "activarium.workflows.atlas:atlas",
     "capture": "activarium.capture",  # a room that can be called, see _CallableRoom
+    "dashboards": "activarium.dashboards",
     "dictionaries": "activarium.dictionaries",
     "edits": "activarium.edits",
     "explore": "activarium.workflows.explore:explore",

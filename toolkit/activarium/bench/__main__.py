@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from activarium.bench._arrow import one_site
+from activarium.bench._dashboards import dashboards
 from activarium.bench._memory import peaks
 from activarium.bench._patching import against_depth, grids, relevance
 from activarium.bench._patterns import patterns
@@ -39,6 +40,7 @@ PARTS = (
     "relevance",
     "sparse",
     "training",
+    "dashboards",
 )
 
 
@@ -97,6 +99,7 @@ def parts(small: bool, rounds: int, batches: int) -> Parts:
         "relevance": lambda: relevance(large, rounds, name),
         "sparse": lambda: sparse_decoding(SMALL if small else LARGE, 4 if small else 16, rounds),
         "training": lambda: training(small, rounds),
+        "dashboards": lambda: dashboards(small),
     }
 
 

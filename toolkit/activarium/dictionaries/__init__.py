@@ -6,6 +6,8 @@ from activarium.dictionaries.coded import CodedRows, LiveCodes, rows_for
 from activarium.dictionaries.codes import Codes
 from activarium.dictionaries.design import Design, Origin
 from activarium.dictionaries.dictionary import FeatureDictionary
+from activarium.dictionaries.fingerprint import fingerprint
+from activarium.dictionaries.kept import KeptCodes, keep_codes, open_codes
 from activarium.dictionaries.read import load, save
 from activarium.dictionaries.recipe import Recipe
 from activarium.dictionaries.rows import RowSource
@@ -19,6 +21,7 @@ __all__ = [
     "Codes",
     "Design",
     "FeatureDictionary",
+    "KeptCodes",
     "LiveCodes",
     "Origin",
     "Recipe",
@@ -27,7 +30,10 @@ __all__ = [
     "Trained",
     "as_dictionary",
     "controls",
+    "fingerprint",
+    "keep_codes",
     "load",
+    "open_codes",
     "rows_for",
     "save",
     "train",
