@@ -32,8 +32,8 @@ def show(result: Result | Pages, model: Any = None, *, as_: str = "") -> Any:
         InputError: This is no Result, or the named widget cannot show it.
         UnknownName: No widget has the name in `as_`.
     """
-    if not isinstance(result, Result) and all(hasattr(result, name) for name in ("columns", "page", "find")):
-        return registry.entry("FeatureBrowser").load().of(result)
+    if _is_pages(result) or (_is_pages(model) and not as_):
+        return registry.entry("FeatureBrowser").load().of(result, model)
     if not isinstance(result, Result):
         raise InputError(f"show() wants a Result; got {type(result).__name__}. Analyses return Results: show(act.analyses.logit_lens(…)).")
     if isinstance(result, Report):
@@ -42,6 +42,11 @@ def show(result: Result | Pages, model: Any = None, *, as_: str = "") -> Any:
         return _report(result, model)
     widget = registry.entry(as_ if as_ in registry else class_name(as_)).load() if as_ else widget_for(result)
     return result if widget is None else widget.of(result, model)
+
+
+def _is_pages(thing: Any) -> bool:
+    """Does it hold pages of features? Asked here as well as by the browser, which need not be loaded for a no."""
+    return not isinstance(thing, Result) and all(hasattr(thing, name) for name in ("columns", "page", "find"))
 
 
 def widget_for(result: Result) -> type[Widget] | None:
