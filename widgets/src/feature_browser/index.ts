@@ -297,6 +297,7 @@ class FeatureBrowser {
     this.visits.go(feature);
     this.showSteps();
     const known = this.source.known(feature);
+    this.page.classList.toggle("act-stale", !known);
     if (known) this.show(known);
     else this.wait(feature);
   }
@@ -341,6 +342,8 @@ class FeatureBrowser {
   }
 
   private tell(words: string): void {
+    this.page.classList.remove("act-stale");
+    delete this.page.dataset.feature;
     this.page.replaceChildren(make("p", { class: "act-page-words", role: "status" }, words));
   }
 
@@ -354,6 +357,7 @@ class FeatureBrowser {
       say: (said: Said) => this.readOut.say(said),
       look: this.look,
     };
+    this.page.classList.remove("act-stale");
     this.page.replaceChildren(pageOf(this.sheet, themeOf(this.root), hooks));
     this.page.dataset.feature = String(this.sheet.feature);
     markReady(this.root);

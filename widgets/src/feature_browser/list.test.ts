@@ -5,6 +5,7 @@ import {
   countWords,
   largest,
   nextSort,
+  rowsByFeature,
   rowsOf,
   scrollFor,
   unshuffled,
@@ -13,8 +14,10 @@ import {
 } from "./list.ts";
 
 const NaN_ = Number.NaN;
+const listed = Float32Array.of(9, 4, 7, 1, 3, 0);
 const columns: Columns = {
-  features: Float32Array.of(9, 4, 7, 1, 3, 0),
+  features: listed,
+  byFeature: rowsByFeature(listed),
   numbers: {
     fires: Float32Array.of(5, 0, 5, 2, 1, -0),
     skew: Float32Array.of(-1, NaN_, -0.5, 2, NaN_, 0),
@@ -53,8 +56,10 @@ describe("order", () => {
     const values = Float32Array.from({ length: 3000 }, () =>
       next() < 0.1 ? 0 : (next() - 0.5) * 10 ** (60 * next() - 30),
     );
+    const mixed = Float32Array.from(values, (_, at) => (at * 7) % 3001);
     const many: Columns = {
-      features: Float32Array.from(values, (_, at) => (at * 7) % 3001),
+      features: mixed,
+      byFeature: rowsByFeature(mixed),
       numbers: { value: values },
       words: {},
       dead: "",

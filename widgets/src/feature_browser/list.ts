@@ -33,6 +33,8 @@ export interface Columns {
   numbers: Record<string, Float32Array>;
   words: Record<string, string[]>;
   dead: string;
+  /** All rows by the number of their feature, which settles ties. */
+  byFeature: Uint32Array;
 }
 
 /** Equal numbers are told apart by a rank below this: both together fit the 53 bits of a double. */
@@ -42,6 +44,7 @@ export function columnsOf(arrays: Record<string, Numbers>, spec: ListSpec): Colu
   const together = spec.columns.length ? unshuffled(arrays.numbers as Uint8Array, spec.count) : [];
   return {
     features: arrays.feature,
+    byFeature: rowsByFeature(arrays.feature),
     numbers: Object.fromEntries(spec.columns.map((name, at) => [name, together[at]])),
     words: Object.fromEntries(spec.words.map((name) => [name, JSON.parse(textOf(arrays[`words ${name}`]))])),
     dead: spec.dead,
@@ -50,6 +53,12 @@ export function columnsOf(arrays: Record<string, Numbers>, spec: ListSpec): Colu
 
 export function textOf(bytes: Numbers): string {
   return new TextDecoder().decode(bytes as Uint8Array<ArrayBuffer>);
+}
+
+/** Numbers of features are whole and below 2^24, so feature and row fit one double. */
+export function rowsByFeature(features: Numbers): Uint32Array {
+  const keys = Float64Array.from(features, (feature, row) => feature * RANKS + row).sort();
+  return Uint32Array.from(keys, (key) => key % RANKS);
 }
 
 /** Planes of bytes, as payload.py lays them, to one array of floats per column. */
@@ -68,10 +77,18 @@ export function unshuffled(bytes: Uint8Array, rows: number): Float32Array[] {
 export function rowsOf(columns: Columns, view: View): Uint32Array {
   const kept = passing(columns, view);
   const { column, down } = view.sort;
-  if (column === "feature") return sorted(kept, columns.features, columns.features, down);
-  if (columns.numbers[column]) return sorted(kept, columns.numbers[column], columns.features, down);
-  if (columns.words[column]) return sortedWords(kept, columns.words[column], columns.features, down);
+  if (column === "feature") return down ? tiesFirst(columns, kept).reverse() : tiesFirst(columns, kept);
+  if (columns.numbers[column]) return sorted(tiesFirst(columns, kept), columns.numbers[column], down);
+  if (columns.words[column]) return sortedWords(tiesFirst(columns, kept), columns.words[column], down);
   return kept;
+}
+
+/** The kept rows by feature: an order in which equals may stay. */
+function tiesFirst({ byFeature }: Columns, kept: Uint32Array): Uint32Array {
+  if (kept.length === byFeature.length) return byFeature.slice();
+  const keep = new Uint8Array(byFeature.length);
+  for (const row of kept) keep[row] = 1;
+  return byFeature.filter((row) => keep[row]);
 }
 
 function passing({ features, numbers, dead }: Columns, { limits, hideDead, found }: View): Uint32Array {
@@ -91,16 +108,16 @@ function passing({ features, numbers, dead }: Columns, { limits, hideDead, found
   return kept.slice(0, count);
 }
 
-/** One number per row that sorts like value and feature together: sorting doubles without a comparison is ten times faster. */
-function sorted(kept: Uint32Array, values: Numbers, features: Numbers, down: boolean): Uint32Array {
-  const byFeature = kept.slice().sort((a, b) => features[a] - features[b]);
+/** One number per row that sorts like value and rank together: sorting doubles without a comparison is ten times faster. */
+function sorted(rows: Uint32Array, values: Numbers, down: boolean): Uint32Array {
   const value = new Float32Array(1);
   const bits = new Uint32Array(value.buffer);
-  const keys = Float64Array.from(byFeature, (row, rank) => {
+  const keys = Float64Array.from(rows, (row, rank) => {
+    // Adding 0 makes -0 a plain 0, whose bits are others.
     value[0] = values[row] + 0;
     return keyOf(value[0], bits[0], down) * RANKS + rank;
   }).sort();
-  return Uint32Array.from(keys, (key) => byFeature[key % RANKS]);
+  return Uint32Array.from(keys, (key) => rows[key % RANKS]);
 }
 
 /** The bits of a float as a number that grows with it. */
@@ -110,10 +127,10 @@ function keyOf(value: number, bits: number, down: boolean): number {
   return down ? 0xffffffff - rising : rising;
 }
 
-function sortedWords(kept: Uint32Array, words: string[], features: Numbers, down: boolean): Uint32Array {
+/** Sorting is stable: equals stay by feature. */
+function sortedWords(rows: Uint32Array, words: string[], down: boolean): Uint32Array {
   const way = down ? -1 : 1;
-  const compare = (a: number, b: number) => (words[a] < words[b] ? -way : words[a] > words[b] ? way : 0);
-  return kept.slice().sort((a, b) => compare(a, b) || features[a] - features[b]);
+  return rows.sort((a, b) => (words[a] < words[b] ? -way : words[a] > words[b] ? way : 0));
 }
 
 /** What a click on a column's head asks for: largest first, smallest first, as they came. */

@@ -31,11 +31,22 @@ export function roving(box: HTMLElement, items: string, arrived: (item: HTMLElem
     event.preventDefault();
     event.stopPropagation();
   });
-  for (const kind of ["pointerover", "focusin"])
-    box.addEventListener(kind, (event) => {
-      const item = itemOf(event);
-      if (item) arrived(item);
-    });
+  const arrive = (event: Event) => {
+    const item = itemOf(event);
+    if (item) arrived(item);
+  };
+  onMove(box, arrive);
+  box.addEventListener("focusin", arrive);
+}
+
+/** Hear a mouse that moves. One that rests while the page scrolls under it would take the cursor from the keys. */
+export function onMove(box: HTMLElement, heard: (event: PointerEvent) => void): void {
+  let [x, y] = [Number.NaN, Number.NaN];
+  box.addEventListener("pointermove", (event) => {
+    if (event.screenX === x && event.screenY === y) return;
+    [x, y] = [event.screenX, event.screenY];
+    heard(event);
+  });
 }
 
 /** The nearest thing of a kind before or after this one. */

@@ -5,6 +5,7 @@ import { type Act, hearKeys } from "../shared/keyboard.ts";
 import { short } from "../shared/numbers.ts";
 import { cut, visible } from "../shared/text.ts";
 import { type Columns, largest, type Sort, scrollFor, windowOf } from "./list.ts";
+import { onMove } from "./roving.ts";
 
 const LINE = 24;
 const SPARE = 6;
@@ -42,7 +43,8 @@ export class Rows {
   private sort: Sort = { column: "", down: true };
   private pointed: number | undefined;
   private opened: number | undefined;
-  private places = new Map<number, number>();
+  /** Place in the list by feature, -1 for what is not in it. */
+  private places = new Int32Array();
   private readonly redraw = onceAFrame(() => this.draw());
   private readonly pool: HTMLElement[] = [];
 
@@ -56,7 +58,7 @@ export class Rows {
       const row = (event.target as HTMLElement).closest<HTMLElement>("[data-feature]");
       return row ? Number(row.dataset.feature) : undefined;
     };
-    this.body.addEventListener("pointermove", (event) => {
+    onMove(this.body, (event) => {
       const feature = featureAt(event);
       if (feature !== undefined) hooks.point(feature);
     });
@@ -72,6 +74,7 @@ export class Rows {
     this.columns = columns;
     this.names = [...Object.keys(columns.words), ...Object.keys(columns.numbers)];
     this.sizes = Object.fromEntries(Object.entries(columns.numbers).map(([name, values]) => [name, largest(values)]));
+    this.places = new Int32Array(largest(columns.features) + 1);
     this.pool.splice(0);
     this.body.replaceChildren();
   }
@@ -80,10 +83,10 @@ export class Rows {
   show(order: Uint32Array, sort: Sort): void {
     this.order = order;
     this.sort = sort;
-    this.places = new Map();
+    this.places.fill(-1);
     const features = this.columns!.features;
     order.forEach((row, at) => {
-      this.places.set(features[row], at);
+      this.places[features[row]] = at;
     });
     this.drawHead();
     this.body.style.height = `${order.length * LINE}px`;
@@ -106,7 +109,8 @@ export class Rows {
   }
 
   placeOf(feature: number | undefined): number | undefined {
-    return feature === undefined ? undefined : this.places.get(feature);
+    const place = feature === undefined ? -1 : (this.places[feature] ?? -1);
+    return place < 0 ? undefined : place;
   }
 
   featureAt(place: number): number | undefined {
