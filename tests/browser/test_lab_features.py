@@ -184,10 +184,10 @@ def test_pictures_dead_and_missing(browser, shown, data, screenshots):
     panel.focus()
     browser.page.keyboard.press("ArrowDown")
     assert np.float32(browser.value()) in (truth["values"][4 * (y + 1) + x], truth["values"][x])
+    picture(shown, browser, screenshots / "lab_features_images.png")
     before = panel.evaluate("(c) => c.toDataURL()")
     page.locator("label", has_text="cover").locator("select").select_option("grid alone")
     assert panel.evaluate("(c) => c.toDataURL()") != before
-    picture(shown, browser, screenshots / "lab_features_images.png")
     shown.run("browser.pinned = [{'feature': 3}]")
     assert "No context of this feature is known" in opened(browser, 3).text_content()
     shown.run("browser.pinned = [{'feature': 4}]")

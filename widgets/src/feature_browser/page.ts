@@ -23,22 +23,21 @@ const BOX = { x: 4, y: 4, width: 250, height: 86 };
 /** What a page holds below its head; a part that is not known is not there. */
 export function pageOf(sheet: Sheet, theme: Theme, hooks: PageHooks): HTMLElement {
   const page = make("div", { class: "act-sheet" }, figures(sheet.figures));
-  const side = make("div", { class: "act-sheet-row" });
-  if (sheet.histogram) side.append(histogram(sheet.histogram, theme, hooks.say));
-  for (const [name, down] of [
-    ["promoted", false],
-    ["suppressed", true],
-  ] as const)
-    if (sheet[name]?.words.length) side.append(tokens(name, sheet[name]!, theme, down, hooks.say));
-  page.append(side);
-  const links = make("div", { class: "act-sheet-row" });
+  const links = make("div", { class: "act-links" });
   for (const [name, words] of [
     ["neighbours", "alike in direction"],
     ["together", "fire together"],
   ] as const)
     if (sheet[name]?.numbers.length) links.append(others(words, sheet[name]!, hooks));
   if (sheet.neurons?.numbers.length) links.append(neurons(sheet.neurons, hooks.say));
-  page.append(links);
+  const lists = make("div", { class: "act-sheet-row" });
+  for (const [name, down] of [
+    ["promoted", false],
+    ["suppressed", true],
+  ] as const)
+    if (sheet[name]?.words.length) lists.append(tokens(name, sheet[name]!, theme, down, hooks.say));
+  const first = sheet.histogram ? [histogram(sheet.histogram, theme, hooks.say), links] : [links];
+  page.append(make("div", { class: "act-sheet-row" }, ...first), lists);
   if (sheet.contexts?.length) page.append(contextsOf(sheet.contexts, "", hooks.look, theme.dark, hooks.say));
   else page.append(make("p", { class: "act-caption" }, "No context of this feature is known."));
   return page;

@@ -29,6 +29,7 @@ const KEYS: Record<string, Act> = {
 
 export class Rows {
   private readonly head = make("div", { class: "act-list-head", role: "toolbar", "aria-label": "sort by" });
+  private readonly gap = make("span", { class: "act-list-gap" });
   private readonly body = make("div", { class: "act-list-body", role: "presentation" });
   private readonly scroller = make(
     "div",
@@ -85,9 +86,7 @@ export class Rows {
     this.sort = sort;
     this.places.fill(-1);
     const features = this.columns!.features;
-    order.forEach((row, at) => {
-      this.places[features[row]] = at;
-    });
+    for (let at = 0; at < order.length; at++) this.places[features[order[at]]] = at;
     this.drawHead();
     this.body.style.height = `${order.length * LINE}px`;
     this.pool.forEach((line) => {
@@ -147,7 +146,7 @@ export class Rows {
     const heads = ["feature", ...this.names].map((name) => this.headOf(name));
     const active = heads.find((head) => head.dataset.column === (inside ? focused : this.sort.column)) ?? heads[0];
     for (const head of heads) head.tabIndex = head === active ? 0 : -1;
-    this.head.replaceChildren(...heads, make("span", { class: "act-list-gap" }));
+    this.head.replaceChildren(...heads, this.gap);
     this.head.scrollLeft = this.scroller.scrollLeft;
     if (inside) active.focus();
   }
@@ -181,7 +180,8 @@ export class Rows {
 
   private draw(): void {
     if (!this.columns) return;
-    const { scrollTop, clientHeight } = this.scroller;
+    const { scrollTop, clientHeight, clientWidth, offsetWidth } = this.scroller;
+    this.gap.style.flexBasis = `${offsetWidth - clientWidth}px`;
     const [from, to] = windowOf(scrollTop, clientHeight, LINE, this.order.length, SPARE);
     const wanted = Math.ceil(clientHeight / LINE) + 2 * SPARE + 1;
     while (this.pool.length < wanted) {
