@@ -33,7 +33,9 @@ def whole(open_notebook):
 @pytest.fixture
 def browser(shown):
     """The browser as it was at the start: nothing sorted, filtered or opened."""
-    shown.run("browser.sort, browser.limits, browser.hide_dead, browser.query, browser.pinned = {'column': '', 'down': True}, {}, False, '', []")
+    shown.run(
+        "browser.sort, browser.limits, browser.hide_dead, browser.query, browser.pinned = {'column': '', 'down': True}, {}, False, '', []"
+    )
     widget = shown.widget("browser")
     widget.settle()
     return widget

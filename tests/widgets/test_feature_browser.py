@@ -188,8 +188,9 @@ def test_what_goes_wrong_becomes_words():
     browser = FeatureBrowser(pages)
     assert "Feature 99 is not among the 12" in browser.answer({"ask": "page", "feature": 99})[0]["error"]
     pages.page = lambda feature: {"contexts": [{"tokens": ["a", "b"], "values": [1.0]}]}
-    assert "page of feature 1 is not as activarium.protocols.Pages says: a context has 2 tokens and 1 values" in (
-        browser.answer({"ask": "page", "feature": 1})[0]["error"]
+    assert (
+        "page of feature 1 is not as activarium.protocols.Pages says: a context has 2 tokens and 1 values"
+        in (browser.answer({"ask": "page", "feature": 1})[0]["error"])
     )
     pages.page = lambda feature: {"contexts": [{"image": np.zeros((2, 2)), "grid": (1, 1), "values": [1.0]}]}
     assert "an image is uint8 'height width 3'; got float64 (2, 2)" in browser.answer({"ask": "page", "feature": 1})[0]["error"]

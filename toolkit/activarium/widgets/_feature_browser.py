@@ -14,7 +14,7 @@ from activarium.errors import InputError
 from activarium.results import Ranking, Result
 from activarium.widgets import payload
 from activarium.widgets.base import Widget, bundle, stylesheet
-from activarium.widgets.feature_columns import Columns, columns_of, is_pages, ranking_of
+from activarium.widgets.feature_columns import Columns, columns_of, is_pages, pages_for, ranking_of
 from activarium.widgets.feature_pictures import raster
 from activarium.widgets.feature_sheets import Book
 
@@ -27,7 +27,7 @@ SEARCH_LETTERS = 200
 
 
 class FeatureBrowser(Widget):
-    """Thousands of features in a list to sort, filter and search; the page of one is read when it is opened.
+    """Thousands of features to sort, filter and search; a page is read when it is opened.
 
     Attributes:
         sort: What the list is ordered by: `column` (a name, `feature`, or empty for the order of the ranking) and `down`.
@@ -40,9 +40,9 @@ class FeatureBrowser(Widget):
     Example:
         >>> browser = act.widgets.FeatureBrowser(act.testing.example_pages())
         >>> browser.hide_dead = True
-        >>> browser.limits = {"max": [3, None]}
-        >>> browser.shown.to_frame()[["name", "max"]].round(2).values.tolist()
-        [['feature 10', 3.78], ['feature 0', 3.5]]
+        >>> browser.limits = {"max": [2.7, None]}
+        >>> browser.shown.names
+        ('feature 11', 'feature 6', 'feature 0')
     """
 
     shows: ClassVar[type[Result]] = Ranking
@@ -60,9 +60,10 @@ class FeatureBrowser(Widget):
 
     def __init__(self, result: Ranking | Pages, pages: Pages | str | Path | None = None, **traits: Any) -> None:
         ranking = result if isinstance(result, Ranking) else ranking_of(result)
-        self.pages, self._absent = _open(ranking, result if pages is None and is_pages(result) else pages)
+        given = result if pages is None and not isinstance(result, Ranking) else pages
+        self.pages, self._absent = pages_for(ranking, given)
         self.columns: Columns = columns_of(ranking, self.pages)
-        self._found: tuple[str, np.ndarray | None] = ("", None)
+        self._found: tuple[str, np.ndarray] = ("", np.empty(0, int))
         super().__init__(ranking, **traits)
         self.data, spec = self._listed()
         self.spec = spec
@@ -128,8 +129,7 @@ class FeatureBrowser(Widget):
         """The top of the list; of an opened feature its histogram and the tokens it promotes."""
         opened = self._opened()
         page = {} if opened is None or self.pages is None else self.pages.page(opened)
-        rows = self._rows()
-        return pictures.png(raster(self.result.title, self.columns, rows, opened, page, self.sort["column"]))
+        return pictures.png(raster(self.result.title, self.columns, self._rows(), opened, page, str(self.sort["column"])))
 
     def answer(self, question: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         """The page of a feature, or the features that a text is found in."""
@@ -166,13 +166,13 @@ class FeatureBrowser(Widget):
             raise InputError(f"A search text has at most {SEARCH_LETTERS} letters; this one has {len(text)}.")
         if self.pages is None:
             raise InputError(self._absent)
-        if self._found[0] != text or self._found[1] is None:
+        if self._found[0] != text or not text:
             self._found = text, np.asarray(self.pages.find(text))
         return self._found[1]
 
     def _rows(self) -> np.ndarray:
         found = self._features_with(self.query) if self.query.strip() else None
-        return self.columns.rows(self.sort["column"], self.sort["down"], self.limits, self.hide_dead, found)
+        return self.columns.rows(str(self.sort["column"]), bool(self.sort["down"]), self.limits, self.hide_dead, found)
 
     def _row(self, feature: int) -> int:
         rows = np.flatnonzero(self.columns.features == feature)
@@ -186,8 +186,7 @@ class FeatureBrowser(Widget):
     def _bind(self, features: int | Iterable[int] | None, budget: int) -> tuple[dict[str, Any], bytes]:
         if self.pages is None:
             raise InputError(self._absent)
-        named = features is not None and not isinstance(features, int)
-        wanted = list(dict.fromkeys(int(n) for n in features)) if named else self._first(MOST_PAGES if features is None else features)
+        wanted, named = self._wanted(features)
         book = Book()
         for at, feature in enumerate(wanted):
             if book.add(feature, *self._read(feature), budget=budget):
@@ -201,10 +200,13 @@ class FeatureBrowser(Widget):
         table, data = book.pack()
         return {"arrays": table, "features": book.features}, data
 
-    def _first(self, count: int) -> list[int]:
-        """The opened feature, then the present order."""
-        opened = self._opened()
-        return list(dict.fromkeys([*([] if opened is None else [opened]), *self.order[:count].tolist()]))[:count]
+    def _wanted(self, features: int | Iterable[int] | None) -> tuple[list[int], bool]:
+        """The pages to bind, and whether they were named; a number takes the opened feature, then the present order."""
+        if features is not None and not isinstance(features, int):
+            return list(dict.fromkeys(int(n) for n in features)), True
+        count, opened = MOST_PAGES if features is None else features, self._opened()
+        first = [] if opened is None else [opened]
+        return list(dict.fromkeys(first + self.order[:count].tolist()))[:count], False
 
     def _listed(self) -> tuple[bytes, dict[str, Any]]:
         found = self.columns
@@ -225,23 +227,3 @@ class FeatureBrowser(Widget):
             "arrays": table,
         }
         return data, words
-
-
-def _open(ranking: Ranking, given: Pages | str | Path | None) -> tuple[Pages | None, str]:
-    """The pages, or why there are none: those given must be there, those that a ranking only mentions may be gone."""
-    wanted = ranking.diagnostics.get("pages") if given is None else given
-    if wanted is None:
-        return None, "This ranking came without pages. Give them: FeatureBrowser(ranking, pages)."
-    if is_pages(wanted):
-        return wanted, ""
-    if not isinstance(wanted, (str, Path)):
-        raise InputError(f"Pages are a folder or an object with columns, page and find; got {type(wanted).__name__}.")
-    try:
-        from activarium.dashboards import open_pages
-
-        return open_pages(wanted), ""
-    except (ImportError, OSError, ValueError) as error:
-        words = f"Pages not found at {wanted}: {error}. Write them again, or give them: FeatureBrowser(ranking, pages)."
-        if given is not None:
-            raise InputError(words) from error
-        return None, words

@@ -1,15 +1,16 @@
-"""The list of a feature browser: which numbers stand beside which feature, and in which order they are shown."""
+"""The list of a feature browser and the pages behind it: which numbers stand beside which feature, and in which order they are shown."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from activarium.errors import InputError
+from activarium.errors import ActivariumError, InputError
 from activarium.results import Ranking
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Columns:
         return np.arange(len(rows))
 
 
-def is_pages(thing: Any) -> bool:
+def is_pages(thing: Any) -> TypeGuard[Pages]:
     """Has it what the protocol `Pages` asks for? Asked without importing the protocol, which needs torch."""
     return all(hasattr(thing, name) for name in ("title", "columns", "page", "find")) and not isinstance(thing, Ranking)
 
@@ -94,6 +95,30 @@ def ranking_of(pages: Pages) -> Ranking:
         # A folder is named, so that the ranking can be saved and find its pages again.
         diagnostics={"view": "FeatureBrowser", "pages": str(pages.path) if hasattr(pages, "path") else pages},  # pyright: ignore[reportAttributeAccessIssue]
     )
+
+
+def pages_for(ranking: Ranking, given: Pages | str | Path | None) -> tuple[Pages | None, str]:
+    """The pages, or why there are none: those given must be there, those that a ranking only mentions may be gone."""
+    wanted = ranking.diagnostics.get("pages") if given is None else given
+    if wanted is None:
+        return None, "This ranking came without pages. Give them: FeatureBrowser(ranking, pages)."
+    if isinstance(wanted, (str, Path)):
+        return _opened_at(wanted, given is not None)
+    if not is_pages(wanted):
+        raise InputError(f"Pages are a folder or an object with columns, page and find; got {type(wanted).__name__}.")
+    return wanted, ""
+
+
+def _opened_at(path: str | Path, must: bool) -> tuple[Pages | None, str]:
+    try:
+        from activarium.dashboards import open_pages
+
+        return open_pages(path), ""
+    except (ImportError, OSError, ActivariumError) as error:
+        words = f"Pages not found at {path}: {error}. Write them again, or give them: FeatureBrowser(ranking, pages)."
+        if must:
+            raise InputError(words) from error
+        return None, words
 
 
 def columns_of(ranking: Ranking, pages: Pages | None) -> Columns:

@@ -17,7 +17,9 @@ from activarium.widgets import payload
 Table = list[dict[str, Any]]
 
 IMAGE_SIDE = 512  # a larger picture is shown at every second, third, … pixel
-_SECTIONS = {"histogram", "promoted", "suppressed", "contexts", "neighbours", "together", "neurons"}
+_OTHERS = ("neighbours", "together", "correlated", "neurons")
+_SECTIONS = {"histogram", "promoted", "suppressed", "contexts", *_OTHERS}
+_PLACE = ("band", "example", "position", "value", "cls", "at")  # `at`: the place of the position among the tokens shown
 _POOLS = {"float32": "f4", "float64": "f8", "uint8": "u1"}
 
 
@@ -100,7 +102,7 @@ def _sheet(feature: int, page: Mapping[str, Any], figures: Mapping[str, Any], ke
     for name in ("promoted", "suppressed"):
         if name in page:
             sheet[name] = {"words": [str(token) for token, _ in page[name]], "values": keep(_floats([logit for _, logit in page[name]]))}
-    for name in ("neighbours", "together", "neurons"):
+    for name in _OTHERS:
         if name in page:
             sheet[name] = {"numbers": [int(n) for n, _ in page[name]], "values": keep(_floats([figure for _, figure in page[name]]))}
     if "contexts" in page:
@@ -110,7 +112,7 @@ def _sheet(feature: int, page: Mapping[str, Any], figures: Mapping[str, Any], ke
 
 def _context(context: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
     values = _floats(context["values"]).ravel()
-    plain = {name: _plain(context[name]) for name in ("band", "example", "position", "value") if context.get(name) is not None}
+    plain = {name: _plain(context[name]) for name in _PLACE if context.get(name) is not None}
     if "tokens" in context:
         tokens = [str(token) for token in context["tokens"]]
         if len(tokens) != len(values):

@@ -81,11 +81,12 @@ function lookControls(look: Look, redraw: () => void): HTMLElement[] {
   ];
 }
 
-function placeOf({ example, position, value }: Context): Said {
+function placeOf({ example, position, value, cls }: Context): Said {
   return [
     ...(example ? [["example", example] as const] : []),
     ...(position ? [["position", position] as const] : []),
     ...(value === undefined ? [] : [["value", precisely(value)] as const]),
+    ...(cls === undefined ? [] : [["cls", precisely(cls)] as const]),
   ];
 }
 
@@ -102,7 +103,7 @@ function text(
 ): HTMLElement {
   const tokens = context.tokens ?? [];
   const colours = paints(context.values, range, ramp);
-  const peak = peakOf(context.values);
+  const peak = context.at ?? peakOf(context.values);
   const line = make("div", { class: "act-context-tokens" });
   tokens.forEach((token, at) => {
     const span = make("span", { class: at === peak ? "act-token act-peak" : "act-token" }, visible(token));

@@ -1,4 +1,5 @@
 import { expect, it } from "vitest";
+import { listCsv, pageCsv } from "./copies.ts";
 import { barAt, bars, barWords, shares } from "./draw.ts";
 import { bandsOf, type Context, Few, peakOf, precisely, search, sheetOf, Visits } from "./sheet.ts";
 
@@ -39,7 +40,7 @@ it("reads a sheet: places in pools, NaN as a word, parts that are not there", ()
       figures: [["max", "NaN"]],
       promoted: { words: ["<b>"], values: ["f4", 1, [1]] },
       contexts: [
-        { band: "top", value: "NaN", tokens: ["a"], values: ["f4", 2, [1]] },
+        { band: "top", value: "NaN", at: 0, cls: 2, tokens: ["a"], values: ["f4", 2, [1]] },
         { image: ["u1", 0, [2, 2, 3]], grid: [1, 2], values: ["f4", 3, [2]] },
       ],
     },
@@ -47,6 +48,7 @@ it("reads a sheet: places in pools, NaN as a word, parts that are not there", ()
   );
   expect(sheet.promoted).toEqual({ words: ["<b>"], values: Float32Array.of(1) });
   expect(sheet.contexts![0].value).toBeNaN();
+  expect([sheet.contexts![0].at, sheet.contexts![0].cls, sheet.contexts![1].cls]).toEqual([0, 2, undefined]);
   expect(sheet.contexts![1].image).toMatchObject({ height: 2, width: 2 });
   expect([...sheet.contexts![1].values]).toEqual([3, 4]);
   expect(sheet.histogram).toBeUndefined();
@@ -77,6 +79,7 @@ it("searches across token borders and in promoted tokens, whatever the case", ()
     },
   ];
   expect(search(sheets, "anna")).toEqual([1, 2]);
+  expect(search(sheets, "an na")).toEqual([1]);
   expect(search(sheets, "<script>")).toEqual([]);
 });
 
@@ -109,4 +112,17 @@ it("prints a float32 as one", () => {
   expect(precisely(Math.fround(0.1))).toBe("0.1");
   expect(precisely(0.1)).toBe("0.1");
   expect(precisely(1 / 3)).toBe(String(1 / 3));
+});
+
+it("tables hold what is shown, and formulas stay words", () => {
+  const features = Float32Array.of(7, 2);
+  const columns = {
+    features,
+    byFeature: Uint32Array.of(1, 0),
+    words: { name: ["=1+1", "b"] },
+    numbers: { max: Float32Array.of(0.1, Number.NaN) },
+    dead: "",
+  };
+  expect(listCsv(columns, [1, 0])).toBe('feature,name,max\r\n2,b,NaN\r\n7,"\'=1+1",0.1\r\n');
+  expect(pageCsv({ feature: 1, figures: [] })).toBe("band,example,position,value,text,values\r\n");
 });

@@ -9,9 +9,10 @@ import type { Act } from "../shared/keyboard.ts";
 import { Listeners, type Model, type Place, patient, type Spot, sameSpot } from "../shared/model.ts";
 import { exact } from "../shared/numbers.ts";
 import { ReadOut, type Said } from "../shared/readout.ts";
-import { csv, visible } from "../shared/text.ts";
+import { visible } from "../shared/text.ts";
 import { onTheme, themeOf } from "../shared/theme.ts";
 import type { Look } from "./contexts.ts";
+import { listCsv, pageCsv } from "./copies.ts";
 import { Filters } from "./filters.ts";
 import {
   type Columns,
@@ -436,31 +437,16 @@ class FeatureBrowser {
   }
 
   private copyList(): void {
-    const { features, numbers, words } = this.columns!;
-    const head = ["feature", ...Object.keys(words), ...Object.keys(numbers)];
-    const body = Array.from({ length: this.rows.count }, (_, place) => {
-      const row = this.rows.rowAt(place);
-      return [
-        features[row],
-        ...Object.values(words).map((list) => list[row]),
-        ...Object.values(numbers).map((list) => Number(exact(list[row], "f4"))),
-      ];
-    });
-    void copyText(csv([head, ...body]), fileName(this.spec.title)).then((done) => this.readOut.tell(done));
+    const rows = Array.from({ length: this.rows.count }, (_, place) => this.rows.rowAt(place));
+    this.copyText(listCsv(this.columns!, rows), fileName(this.spec.title));
   }
 
   private copyPage(): void {
-    if (!this.sheet) return;
-    const lines = (this.sheet.contexts ?? []).map(({ band, example, position, value, tokens, values }) => [
-      band,
-      example,
-      position,
-      value ?? "",
-      tokens?.join("") ?? "",
-      Array.from(values).join(" "),
-    ]);
-    const words = csv([["band", "example", "position", "value", "text", "values"], ...lines]);
-    void copyText(words, `${fileName(this.spec.title)}_${this.sheet.feature}`).then((done) => this.readOut.tell(done));
+    if (this.sheet) this.copyText(pageCsv(this.sheet), `${fileName(this.spec.title)}_${this.sheet.feature}`);
+  }
+
+  private copyText(words: string, name: string): void {
+    void copyText(words, name).then((done) => this.readOut.tell(done));
   }
 
   private async copyPng(): Promise<void> {

@@ -27,6 +27,7 @@ export function pageOf(sheet: Sheet, theme: Theme, hooks: PageHooks): HTMLElemen
   for (const [name, words] of [
     ["neighbours", "alike in direction"],
     ["together", "fire together"],
+    ["correlated", "correlated"],
   ] as const)
     if (sheet[name]?.numbers.length) links.append(others(words, sheet[name]!, hooks));
   if (sheet.neurons?.numbers.length) links.append(neurons(sheet.neurons, hooks.say));
@@ -45,7 +46,7 @@ export function pageOf(sheet: Sheet, theme: Theme, hooks: PageHooks): HTMLElemen
 
 function figures(list: Sheet["figures"]): HTMLElement {
   const pairs = list.map(([name, value]) =>
-    make("span", { class: "act-figure" }, make("span", { class: "act-name" }, `${name} `), wordsOf(value)),
+    make("span", { class: "act-figure" }, make("span", { class: "act-name" }, `${visible(name)} `), wordsOf(value)),
   );
   return make("div", { class: "act-figures" }, ...pairs);
 }

@@ -17,6 +17,10 @@ export interface Context {
   example: string;
   position: string;
   value: number | undefined;
+  /** The code of an image's cls row, which is no patch. */
+  cls?: number;
+  /** The token that `position` is about. */
+  at?: number;
   values: Numbers;
   tokens?: string[];
   image?: { pixels: Uint8Array; height: number; width: number };
@@ -30,6 +34,7 @@ export interface Sheet {
   suppressed?: Tokens;
   neighbours?: Others;
   together?: Others;
+  correlated?: Others;
   neurons?: Others;
   contexts?: Context[];
 }
@@ -51,7 +56,7 @@ export function sheetOf(raw: Raw, pools: Record<string, Numbers>): Sheet {
   if (raw.histogram) sheet.histogram = { edges: at(raw.histogram.edges), counts: at(raw.histogram.counts) };
   for (const name of ["promoted", "suppressed"] as const)
     if (raw[name]) sheet[name] = { words: raw[name].words, values: at(raw[name].values) };
-  for (const name of ["neighbours", "together", "neurons"] as const)
+  for (const name of ["neighbours", "together", "correlated", "neurons"] as const)
     if (raw[name]) sheet[name] = { numbers: raw[name].numbers, values: at(raw[name].values) };
   if (raw.contexts) sheet.contexts = raw.contexts.map((context: Raw) => contextOf(context, at));
   return sheet;
@@ -66,6 +71,8 @@ function contextOf(raw: Raw, at: (ref: Ref) => Numbers): Context {
     value: raw.value === undefined ? undefined : Number(raw.value),
     values: at(raw.values),
   };
+  if (raw.cls !== undefined) found.cls = Number(raw.cls);
+  if (raw.at !== undefined) found.at = raw.at;
   if (raw.tokens) found.tokens = raw.tokens;
   if (raw.image) {
     const [height, width] = raw.image[2];
@@ -99,13 +106,16 @@ export function peakOf(values: Numbers): number {
   return found;
 }
 
-/** Features in whose contexts or promoted tokens a text occurs, upper and lower case alike. */
+/** Features in whose contexts or promoted tokens a text occurs, as `Pages.find` does: case aside, with and without spaces between tokens. */
 export function search(sheets: Iterable<Sheet>, text: string): number[] {
   const sought = text.toLowerCase();
   const holds = (words: string) => words.toLowerCase().includes(sought);
   const found: number[] = [];
   for (const { feature, contexts, promoted } of sheets)
-    if (contexts?.some(({ tokens }) => tokens && holds(tokens.join(""))) || promoted?.words.some(holds))
+    if (
+      contexts?.some(({ tokens }) => tokens && (holds(tokens.join("")) || holds(tokens.join(" ")))) ||
+      promoted?.words.some(holds)
+    )
       found.push(feature);
   return found;
 }
