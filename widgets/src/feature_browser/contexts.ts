@@ -11,7 +11,7 @@ import type { Said } from "../shared/readout.ts";
 import { visible } from "../shared/text.ts";
 import { paints } from "../token_strip/draw.ts";
 import { roving } from "./roving.ts";
-import { bandsOf, type Context, peakOf, precisely } from "./sheet.ts";
+import { bandsOf, brief, type Context, peakOf, precisely } from "./sheet.ts";
 
 export interface Look {
   opacity: number;
@@ -85,8 +85,8 @@ function placeOf({ example, position, value, cls }: Context): Said {
   return [
     ...(example ? [["example", example] as const] : []),
     ...(position ? [["position", position] as const] : []),
-    ...(value === undefined ? [] : [["value", precisely(value)] as const]),
-    ...(cls === undefined ? [] : [["cls", precisely(cls)] as const]),
+    ...(value === undefined ? [] : [["value", brief(value)] as const]),
+    ...(cls === undefined ? [] : [["cls", brief(cls)] as const]),
   ];
 }
 

@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { listCsv, pageCsv } from "./copies.ts";
 import { barAt, bars, barWords, shares } from "./draw.ts";
-import { bandsOf, type Context, Few, peakOf, precisely, search, sheetOf, Visits } from "./sheet.ts";
+import { bandsOf, brief, type Context, Few, peakOf, precisely, search, sheetOf, Visits } from "./sheet.ts";
 
 const box = { x: 10, y: 0, width: 100, height: 50 };
 const context = (band: string, tokens?: string[]): Context => ({
@@ -111,6 +111,7 @@ it("keeps a few, the ones used last", () => {
 it("prints a float32 as one", () => {
   expect(precisely(Math.fround(0.1))).toBe("0.1");
   expect(precisely(0.1)).toBe("0.1");
+  expect([brief(12345), brief(0.123456), brief(-7), brief(1e9)]).toEqual(["12345", "0.123", "-7", "1e9"]);
   expect(precisely(1 / 3)).toBe(String(1 / 3));
 });
 

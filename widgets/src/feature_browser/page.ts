@@ -10,7 +10,7 @@ import type { Theme } from "../shared/theme.ts";
 import { contextsOf, type Look } from "./contexts.ts";
 import { barAt, bars, barWords, shares } from "./draw.ts";
 import { roving } from "./roving.ts";
-import { type Others, precisely, type Sheet, type Tokens } from "./sheet.ts";
+import { brief, type Others, precisely, type Sheet, type Tokens } from "./sheet.ts";
 
 export interface PageHooks {
   open(feature: number): void;
@@ -18,45 +18,50 @@ export interface PageHooks {
   look: Look;
 }
 
-const BOX = { x: 4, y: 4, width: 250, height: 86 };
+const BOX = { x: 4, y: 4, width: 200, height: 86 };
 
 /** What a page holds below its head; a part that is not known is not there. */
 export function pageOf(sheet: Sheet, theme: Theme, hooks: PageHooks): HTMLElement {
-  const page = make("div", { class: "act-sheet" }, figures(sheet.figures));
-  const links = make("div", { class: "act-links" });
+  const page = make("div", { class: "act-sheet" }, figures(sheet.figures, hooks.say));
+  const row = make("div", { class: "act-sheet-row" });
+  if (sheet.histogram) row.append(histogram(sheet.histogram, theme, hooks.say));
+  for (const name of ["promoted", "suppressed"] as const)
+    if (sheet[name]?.words.length) row.append(tokens(name, sheet[name]!, theme, hooks.say));
+  page.append(row);
   for (const [name, words] of [
     ["neighbours", "alike in direction"],
     ["together", "fire together"],
     ["correlated", "correlated"],
   ] as const)
-    if (sheet[name]?.numbers.length) links.append(others(words, sheet[name]!, hooks));
-  if (sheet.neurons?.numbers.length) links.append(neurons(sheet.neurons, hooks.say));
-  const lists = make("div", { class: "act-sheet-row" });
-  for (const [name, down] of [
-    ["promoted", false],
-    ["suppressed", true],
-  ] as const)
-    if (sheet[name]?.words.length) lists.append(tokens(name, sheet[name]!, theme, down, hooks.say));
-  const first = sheet.histogram ? [histogram(sheet.histogram, theme, hooks.say), links] : [links];
-  page.append(make("div", { class: "act-sheet-row" }, ...first), lists);
+    if (sheet[name]?.numbers.length) page.append(others(words, sheet[name]!, hooks));
+  if (sheet.neurons?.numbers.length) page.append(neurons(sheet.neurons, hooks.say));
   if (sheet.contexts?.length) page.append(contextsOf(sheet.contexts, "", hooks.look, theme.dark, hooks.say));
   else page.append(make("p", { class: "act-caption" }, "No context of this feature is known."));
   return page;
 }
 
-function figures(list: Sheet["figures"]): HTMLElement {
-  const pairs = list.map(([name, value]) =>
-    make("span", { class: "act-figure" }, make("span", { class: "act-name" }, `${visible(name)} `), wordsOf(value)),
-  );
-  return make("div", { class: "act-figures" }, ...pairs);
-}
-
-function wordsOf(value: number | string | boolean): string {
-  return typeof value === "number" ? precisely(value) : visible(String(value));
+/** Short words here, the exact ones in the read-out. */
+function figures(list: Sheet["figures"], say: (said: Said) => void): HTMLElement {
+  const said = new Map<HTMLElement, Said>();
+  const pairs = list.map(([name, value]) => {
+    const number = typeof value === "number";
+    const words = number ? brief(value) : visible(String(value));
+    const item = make("span", { class: "act-figure" }, make("span", { class: "act-name" }, `${visible(name)} `), words);
+    said.set(item, [[visible(name), number ? precisely(value) : words]]);
+    return item;
+  });
+  const box = make("div", { class: "act-figures", role: "group", "aria-label": "figures" }, ...pairs);
+  roving(box, ".act-figure", (item) => say(said.get(item)!));
+  return box;
 }
 
 function section(title: string, ...inside: HTMLElement[]): HTMLElement {
   return make("section", { class: "act-part", "aria-label": title }, make("b", {}, title), ...inside);
+}
+
+/** A name and what stands behind it, on one line that scrolls sideways. */
+function lineOf(title: string, list: HTMLElement): HTMLElement {
+  return make("section", { class: "act-line", "aria-label": title }, make("b", {}, title), list);
 }
 
 function histogram(
@@ -112,28 +117,16 @@ export function drawHistogram(
   brush.fillRect(BOX.x, floor, BOX.width, 1);
 }
 
-/** Tokens with a bar as long as their share of the largest. */
-function tokens(
-  title: string,
-  { words, values }: Tokens,
-  theme: Theme,
-  down: boolean,
-  say: (said: Said) => void,
-): HTMLElement {
+/** Tokens on bars as long as their share of the largest. */
+function tokens(title: string, { words, values }: Tokens, theme: Theme, say: (said: Said) => void): HTMLElement {
   const { below, above } = signColours(theme.dark);
   const list = make("ul", { class: "act-token-list" });
   const long = shares(values);
   const said = new Map<HTMLElement, Said>();
   words.forEach((word, at) => {
-    const bar = make("span", { class: "act-token-bar" });
-    bar.style.width = `${Math.round(100 * Math.abs(long[at]))}%`;
-    bar.style.background = long[at] < 0 || (down && long[at] === 0) ? below : above;
-    const line = make(
-      "li",
-      {},
-      make("span", { class: "act-token-word" }, visible(word)),
-      make("span", { class: "act-token-track" }, bar),
-    );
+    const line = make("li", {}, make("span", { class: "act-token-word" }, visible(word)));
+    line.style.setProperty("--share", `${Math.round(100 * Math.abs(long[at]))}%`);
+    line.style.setProperty("--bar", long[at] < 0 ? below : above);
     line.append(make("span", { class: "act-token-value" }, short(values[at])));
     said.set(line, [
       [title, `“${visible(word)}”`],
@@ -163,7 +156,7 @@ function others(title: string, { numbers, values }: Others, { open, say }: PageH
     list.append(go);
   });
   roving(list, "button", (go) => say(said.get(go)!));
-  return section(title, list);
+  return lineOf(title, list);
 }
 
 function neurons({ numbers, values }: Others, say: (said: Said) => void): HTMLElement {
@@ -178,5 +171,5 @@ function neurons({ numbers, values }: Others, say: (said: Said) => void): HTMLEl
     list.append(line);
   });
   roving(list, "li", (line) => say(said.get(line)!));
-  return section("neurons", list);
+  return lineOf("neurons", list);
 }

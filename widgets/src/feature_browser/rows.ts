@@ -2,10 +2,10 @@
 
 import { make, onceAFrame } from "../shared/dom.ts";
 import { type Act, hearKeys } from "../shared/keyboard.ts";
-import { short } from "../shared/numbers.ts";
 import { cut, visible } from "../shared/text.ts";
 import { type Columns, largest, type Sort, scrollFor, windowOf } from "./list.ts";
 import { onMove } from "./roving.ts";
+import { brief } from "./sheet.ts";
 
 const LINE = 24;
 const SPARE = 6;
@@ -235,7 +235,7 @@ export class Rows {
     this.names.forEach((name, at) => {
       const cell = cells[at + 1];
       const on = name === this.sort.column;
-      cell.textContent = words[name] ? cut(visible(words[name][row]), 40) : short(numbers[name][row]);
+      cell.textContent = words[name] ? cut(visible(words[name][row]), 40) : brief(numbers[name][row]);
       cell.classList.toggle("act-list-sorted", on);
       const share = on && numbers[name] ? Math.abs(numbers[name][row]) / (this.sizes[name] || 1) : 0;
       cell.style.setProperty("--share", `${Math.round(100 * (Number.isFinite(share) ? share : 0))}%`);

@@ -1,7 +1,7 @@
 /** Pages of features: from bytes to words and numbers, and what can be asked of those that are in the file. */
 
 import { type ArrayEntry, type Numbers, unpack } from "../shared/bytes.ts";
-import { exact } from "../shared/numbers.ts";
+import { exact, short } from "../shared/numbers.ts";
 import { textOf } from "./list.ts";
 
 export interface Tokens {
@@ -89,6 +89,11 @@ function sizeOf(shape: readonly number[]): number {
 /** A number as exactly as it came: float32 where it fits one. */
 export function precisely(value: number): string {
   return exact(value, Math.fround(value) === value ? "f4" : "f8");
+}
+
+/** Three digits, but counts whole. */
+export function brief(value: number): string {
+  return Number.isInteger(value) && Math.abs(value) < 1e7 ? String(value) : short(value);
 }
 
 /** Contexts by band, bands in the order in which they come. */
