@@ -1,5 +1,7 @@
 """Every widget: an interactive view of one kind of Result. The folder is the list; `show` picks the right one."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,17 +10,19 @@ from activarium.errors import InputError, unknown
 from activarium.results import Report, Result
 
 if TYPE_CHECKING:
+    from activarium.protocols import Pages
     from activarium.widgets.base import Widget
 
 registry = Registry(__name__, Path(__file__).parent, "widget", class_name)
 
 
-def show(result: Result, model: Any = None, *, as_: str = "") -> Any:
+def show(result: Result | Pages, model: Any = None, *, as_: str = "") -> Any:
     """What does this Result look like, to point at and click?
 
     Args:
-        result: Any Result. A kind without a widget of its own shows its static picture; a Report shows its parts in order.
-        model: A live model, for widgets that can run it again on a click.
+        result: Any Result, or Pages of features. A kind without a widget of its own shows its static picture; a Report shows its
+            parts in order.
+        model: A live model, for widgets that can run it again on a click; for a ranking of features, the Pages to open them in.
         as_: Name of the widget to show it with, where there are several: `"Landscape"` for a Grid that is a `Heatmap` otherwise.
 
     Returns:
@@ -28,6 +32,8 @@ def show(result: Result, model: Any = None, *, as_: str = "") -> Any:
         InputError: This is no Result, or the named widget cannot show it.
         UnknownName: No widget has the name in `as_`.
     """
+    if _is_pages(result) or (_is_pages(model) and not as_):
+        return registry.entry("FeatureBrowser").load().of(result, model)
     if not isinstance(result, Result):
         raise InputError(f"show() wants a Result; got {type(result).__name__}. Analyses return Results: show(act.analyses.logit_lens(…)).")
     if isinstance(result, Report):
@@ -38,7 +44,12 @@ def show(result: Result, model: Any = None, *, as_: str = "") -> Any:
     return result if widget is None else widget.of(result, model)
 
 
-def widget_for(result: Result) -> type["Widget"] | None:
+def _is_pages(thing: Any) -> bool:
+    """Does it hold pages of features? Asked here as well as by the browser, which need not be loaded for a no."""
+    return not isinstance(thing, Result) and all(hasattr(thing, name) for name in ("columns", "page", "find"))
+
+
+def widget_for(result: Result) -> type[Widget] | None:
     """The widget class that shows this Result, or None if its static form is all there is.
 
     A Result that is best seen in a particular way names the widget: `diagnostics={"view": "Landscape"}`.

@@ -91,6 +91,10 @@ class Widget(anywidget.AnyWidget):
         """A static picture for places where no widget can run."""
         raise NotImplementedError
 
+    def carried(self) -> dict[str, Any]:
+        """The state that goes into a page without a kernel; widgets that ask one add what its readers may ask for."""
+        return self.get_state()
+
     def answer(self, question: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         """Reply to a question of the browser with words and bytes."""
         raise InputError(

@@ -128,11 +128,11 @@ class _Page:
     def _widget(self, heading: str, widget: Widget) -> str:
         identity = f"widget{len(self.state)}"
         self._ids.setdefault(heading, identity)
-        values = {name: value for name, value in widget.get_state().items() if name in ("_esm", "_css") or _is_own(widget, name)}
+        values = {name: value for name, value in widget.carried().items() if name in ("_esm", "_css") or _is_own(widget, name)}
         for name in ("_esm", "_css"):
             values[name] = self._asset(str(values.get(name, "")))
-        data = base64.b64encode(values.pop("data")).decode()
-        buffers = [{"path": ["data"], "encoding": "base64", "data": data}]
+        binary = {name: values.pop(name) for name, value in list(values.items()) if isinstance(value, bytes)}
+        buffers = [{"path": [name], "encoding": "base64", "data": base64.b64encode(value).decode()} for name, value in binary.items()]
         self.state[identity] = {"model_name": "AnyModel", "state": values, "buffers": buffers}
         picture = base64.b64encode(widget.png()).decode()
         return f'<div data-widget="{identity}"><img alt="{html.escape(widget.result.title)}" src="data:image/png;base64,{picture}"></div>'
