@@ -14,6 +14,7 @@ from rich.console import Console
 
 from activarium.demo._activity import activity
 from activarium.demo._causes import causes
+from activarium.demo._features import features
 from activarium.demo._language import language
 from activarium.demo._language import token_loss as token_loss
 from activarium.demo._sparsity import sparsity
@@ -38,7 +39,7 @@ def main(out: str | Path = "out") -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the models are small: on a busy machine, threads waiting for one another took five times longer
     try:
-        for room in (language, sparsity, vision, activity, causes):
+        for room in (language, sparsity, vision, activity, causes, features):
             room(tour)
     finally:
         torch.set_num_threads(threads)
