@@ -25,8 +25,7 @@ def _room(tour: Tour, name: str, called: str, inputs: object) -> None:
     recording = model.run(inputs, read=sae.origin.site)
     quality = act.analyses.dictionary_quality({OURS: sae}, recording, model, inputs)
     tour.say(f"{name} · {called} ({sae.width} features of {sae.origin.site})", quality.words)
-    tour.keep(f"{name} · what {called} leaves unexplained, beside its controls", quality, "quality")
-    tour.keep(f"{name} · what the model loses with {called} in its place", quality, "recovered")
+    tour.keep(f"{name} · how often the features of {called} are active", quality, "density")
     images = inputs["images"] if isinstance(inputs, dict) else None
     folder = tour.out / "demo" / f"{called}.features"
     ranking = act.analyses.feature_dashboards(sae, recording, model, folder, images=images, top=8)
