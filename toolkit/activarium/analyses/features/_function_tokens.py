@@ -29,7 +29,7 @@ def function_tokens(
     seed: int = 0,
     progress: bool = False,
 ) -> Report:
-    """Do a few token types activate most of the features, and more than their frequency explains?
+    """Do a few token types activate most features, and more than their frequency explains?
 
     A type and a feature are joined if the type activates the feature in any context. A frequent type has more contexts, so it reaches
     more features whatever it is. The null therefore draws anew which row is of which type, among the rows at each position: types keep
