@@ -155,6 +155,24 @@ def test_transcoders_that_sae_lens_does_not_have_come_back_too(tmp_path):
     assert torch.equal(again(X), sae(X))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("transcoder", [False, True])
+def test_signed_codes_above_a_threshold_come_back_and_sae_lens_refuses_them(transcoder, tmp_path):
+    more = {"d_out": OUT, "transcoder": True, "skip": True, "subtracts_bias": False} if transcoder else {}
+    sae = SAE(Design(WIDTH, FEATURES, "absjump", **more), Origin("blocks.0.mlp.in"), seed=3)
+    sae.threshold.data.fill_(0.4)
+    folder = save(sae, tmp_path / "sae")
+    again = load(folder)
+    assert (again.design, again.origin) == (sae.design, sae.origin)
+    assert torch.equal(again.encode(X), sae.encode(X))
+    assert bool((again.encode(X) < 0).any())
+    said = json.loads((folder / "cfg.json").read_text())
+    assert said["metadata"]["readers"].startswith("activarium alone: sae-lens has no architecture 'absjump")
+    theirs = pytest.importorskip("sae_lens", reason="the extra [lens] is not installed")
+    with pytest.raises(ValueError, match="absjump"):
+        theirs.SAE.load_from_disk(str(folder))
+
+
 # --- the others, by their own formulas
 
 

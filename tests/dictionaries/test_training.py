@@ -38,6 +38,7 @@ RECIPES = {
     "standard": {"sparsity": 1.5},
     "gated": {"sparsity": 3.0},
     "jumprelu": {"sparsity": 0.7},
+    "abstopk": {"k": 5},
 }
 
 
@@ -61,7 +62,7 @@ def test_planted_atoms_are_found_and_none_where_columns_are_shuffled(kind, data)
     codes = made.sae.encode(rows[:2000])
     unexplained = (rows[:2000] - made.sae(rows[:2000])).square().sum() / (rows[:2000] - rows[:2000].mean(0)).square().sum()
     assert float(unexplained) < 0.35
-    assert 1 < float((codes > 0).sum(1).float().mean()) < 16
+    assert 1 < float((codes != 0).sum(1).float().mean()) < 16
 
 
 @pytest.mark.slow
@@ -91,6 +92,8 @@ MANY = [
     Recipe(48, "gated"),
     Recipe(48, "jumprelu"),
     Recipe(48, "matryoshka", k=4),
+    Recipe(48, "abstopk", k=4),
+    Recipe(48, "absbatchtopk", k=4, groups=(16, 48), centre="median", normalised=True),
 ]
 
 
@@ -116,7 +119,7 @@ def test_a_paused_training_goes_on_to_the_same_bits(small, tmp_path, monkeypatch
 
     def stumbling(self, x, y):
         taken.append(1)
-        if len(taken) > 6 * 17:  # six recipes; the 18th step fails
+        if len(taken) > 17 * len(MANY):  # the 18th step fails
             raise KeyboardInterrupt
         real(self, x, y)
 
@@ -195,10 +198,13 @@ def test_the_second_path_of_a_gated_dictionary_does_not_teach_its_directions(sma
     assert torch.allclose(sae.W_dec.grad, wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["topk", "batchtopk", "matryoshka", "standard"])
+@pytest.mark.parametrize("kind", ["topk", "batchtopk", "matryoshka", "standard", "abstopk", "absbatchtopk"])
 def test_slopes_of_a_step_are_those_of_dense_arithmetic(kind, small):
     recipe = Recipe(
-        48, kind, **({"sparsity": 0.4} if kind == "standard" else {"k": 4}), **({"groups": (16, 48)} if kind == "matryoshka" else {})
+        48,
+        kind,
+        **({"sparsity": 0.4} if kind == "standard" else {"k": 4}),
+        **({"groups": (16, 48)} if kind in ("matryoshka", "absbatchtopk") else {}),
     )
     held = learner(recipe, small)
     sae, x = held.sae.double(), (held.scale * small[:32]).double()
@@ -215,10 +221,16 @@ def test_slopes_of_a_step_are_those_of_dense_arithmetic(kind, small):
         codes = pre.relu()
         loss = ((x - sae.b_dec - codes @ sae.W_dec).square().sum() + 0.4 * (codes * sae.W_dec.norm(dim=1)).sum()) / len(x)
     else:
-        flat = pre.detach()
-        bar = flat.topk(4, dim=1).values[:, -1:] if kind == "topk" else flat.flatten().topk(4 * len(x)).values[-1]
-        codes = torch.where(flat >= bar, pre.relu(), 0)
-        sizes = (16, 48) if kind == "matryoshka" else (48,)
+        signed = kind.startswith("abs")
+        flat = pre.detach().abs() if signed else pre.detach()
+        bar = (
+            flat.topk(4, dim=1).values[:, -1:]
+            if kind.endswith("topk") and "batch" not in kind
+            else flat.flatten().topk(4 * len(x)).values[-1]
+        )
+        codes = torch.where(flat >= bar, pre if signed else pre.relu(), 0)
+        assert bool((codes < 0).any()) == signed
+        sizes = (16, 48) if recipe.groups else (48,)
         loss = sum((x - sae.b_dec - codes[:, :m] @ sae.W_dec[:m]).square().sum() for m in sizes) / len(x) / len(sizes)
     loss.backward()
     assert float(step.loss.detach()) == pytest.approx(float(loss.detach()))
@@ -233,6 +245,59 @@ def test_the_largest_codes_of_a_batch_whatever_the_last_threshold_was(small):
     assert len({s.active for s in steps}) == 1
     assert steps[0].active == 4 * 128
     assert len({float(s.loss.detach()) for s in steps}) == 1
+
+
+def test_signed_codes_of_a_batch_by_hand():
+    """Two rows of three, k = 1: of six pre-activations the two of the largest size stay, with their signs."""
+    recipe = Recipe(3, "absbatchtopk", k=1, centre="zero")
+    held = learner(recipe, torch.eye(3).repeat(2, 1))
+    with torch.no_grad():
+        held.sae.encoder.copy_(torch.eye(3))
+        held.sae.W_dec.copy_(torch.eye(3))
+    x = torch.tensor([[1.0, -5.0, 2.0], [3.0, 0.5, -2.5]])
+    step = objective(recipe, held.sae, x, x, torch.zeros(3, dtype=torch.bool), 0.0)
+    assert (step.active, step.threshold, step.fired.tolist()) == (2, 3.0, [True, True, False])
+    assert float(step.error) == 1 + 4 + 0.25 + 6.25
+    assert float(step.loss.detach()) == float(step.error) / 2
+    relative = objective(Recipe(3, "absbatchtopk", k=1, normalised=True), held.sae, x, x, torch.zeros(3, dtype=torch.bool), 0.0)
+    assert float(relative.loss.detach()) == pytest.approx(float(step.error / (x - x.mean(0)).square().sum()))
+
+
+@pytest.mark.slow
+def test_signed_features_are_found_and_keep_their_signs_above_one_threshold(data):
+    atoms, _, sizes = data
+    generator = torch.Generator().manual_seed(3)
+    signs = torch.randint(0, 2, sizes.shape, generator=generator) * 2.0 - 1
+    rows = (signs * sizes) @ atoms + 0.01 * torch.randn(len(sizes), WIDTH, generator=generator)
+    shuffled = torch.stack([column[torch.randperm(len(rows), generator=generator)] for column in rows.T], 1)
+    recipe = Recipe(ATOMS, "absbatchtopk", k=5, centre="median", auxiliary=0.1, dead_after=20_000, learning_rate=2e-3)
+    made, control = (train(recording(r), SITE, recipe, batch=1024, steps=s, progress=False) for r, s in ((rows, 1500), (shuffled, 300)))
+
+    def unsigned(sae):
+        return float((atoms @ torch.nn.functional.normalize(sae.directions, dim=1).T).abs().max(1).values.mean())
+
+    assert unsigned(made.sae) > 0.9
+    assert unsigned(control.sae) < 0.5
+    codes = made.sae.encode(rows[:4000])
+    assert made.sae.design.kind == "absjump"
+    assert float((codes != 0).sum(1).float().mean()) == pytest.approx(5, abs=0.7)
+    assert 0.4 < float((codes < 0).sum() / (codes != 0).sum()) < 0.6
+    best = (made.sae.directions @ atoms.T).abs().argmax(1)
+    facing = (made.sae.directions * atoms[best]).sum(1).sign()
+    truth = (signs * sizes)[:4000, best] * facing
+    both = (codes != 0) & (truth != 0)
+    assert float((codes.sign() == truth.sign())[both].float().mean()) > 0.98
+    alone = torch.cat([made.sae.encode(r[None]) for r in rows[:50]])
+    assert torch.equal(alone != 0, codes[:50] != 0)
+
+
+def test_where_b_dec_begins():
+    rows = torch.tensor([[0.0, 1.0], [1.0, 1.0], [8.0, 1.0]])
+    statistics = RowSource(recording(rows)[SITE]).statistics(0, medians=True)
+    begins = {c: Learner(Recipe(4, k=1, centre=c), statistics, False, 10).sae.b_dec for c in ("mean", "median", "zero")}
+    scale = 2**0.5 / float(rows.norm(dim=1).mean())
+    for name, wanted in {"mean": [3.0, 1.0], "median": [1.0, 1.0], "zero": [0.0, 0.0]}.items():
+        assert torch.allclose(begins[name], scale * torch.tensor(wanted)), name
 
 
 def test_centring_leaves_no_feature_dead_at_the_start():
@@ -289,7 +354,13 @@ def test_what_cannot_be_trained_is_refused(change, words, small):
         ({}, "topk keeps k=None of 48"),
         ({"kind": "standard", "k": 3}, "is made sparse by sparsity=, not by k=3"),
         ({"k": 3, "sparsity": 1.0}, "keeps k codes; sparsity=1.0 is for"),
-        ({"kind": "matryoshka", "k": 3, "groups": (32, 16)}, r"rising sizes of nested prefixes for matryoshka, the last one 48"),
+        (
+            {"kind": "matryoshka", "k": 3, "groups": (32, 16)},
+            r"rising sizes of nested prefixes for matryoshka and absbatchtopk, the last one 48",
+        ),
+        ({"k": 3, "groups": (16, 48)}, "the last one 48; this is topk"),
+        ({"k": 3, "centre": "mode"}, "no centre is called 'mode'"),
+        ({"kind": "gated", "normalised": True}, "normalised=True would change what sparsity= means for gated"),
         ({"k": 49}, "keeps k=49 of 48"),
     ],
 )

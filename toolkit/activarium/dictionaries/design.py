@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from activarium.errors import InputError
 
-Kind = Literal["standard", "gated", "jumprelu", "topk", "abstopk"]
-KINDS: tuple[Kind, ...] = ("standard", "gated", "jumprelu", "topk", "abstopk")
+Kind = Literal["standard", "gated", "jumprelu", "absjump", "topk", "abstopk"]
+KINDS: tuple[Kind, ...] = ("standard", "gated", "jumprelu", "absjump", "topk", "abstopk")
 SCALINGS = ("none", "constant_norm_rescale", "layer_norm")
 
 
@@ -17,7 +17,7 @@ SCALINGS = ("none", "constant_norm_rescale", "layer_norm")
 class Design:
     """Sizes and arithmetic of a dictionary. With x̄ = x − b_dec (or x itself) and π = x̄ W_enc + b_enc, its codes are
 
-    `standard` [π]₊; `gated` 1[π_gate > 0] · [π_mag]₊; `jumprelu` π · 1[π > threshold] · 1[π > 0]; `topk` the k largest of π, then [·]₊;
+    `standard` [π]₊; `gated` 1[π_gate > 0] · [π_mag]₊; `jumprelu` π · 1[π > threshold] · 1[π > 0]; `absjump` π · 1[|π| > threshold]; `topk` the k largest of π, then [·]₊;
     `abstopk` the k largest of |π| with their signs. It writes codes · W_dec + b_dec (+ W_skip x).
 
     Attributes:

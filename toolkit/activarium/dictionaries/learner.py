@@ -11,7 +11,7 @@ from torch import Tensor
 
 from activarium.dictionaries.design import Origin
 from activarium.dictionaries.objectives import objective
-from activarium.dictionaries.recipe import TOP, Recipe
+from activarium.dictionaries.recipe import BATCH, SIGNED, TOP, Recipe
 from activarium.dictionaries.rows import Statistics
 from activarium.dictionaries.sae import SAE
 from activarium.errors import NotFinite
@@ -37,7 +37,8 @@ class Learner:
         self.scale, self.target_scale = (len(s.mean) ** 0.5 / max(s.length, 1e-30) for s in (inputs, targets))
         self.sae = SAE(recipe.design(len(inputs.mean), len(targets.mean), transcoder), seed=recipe.seed)
         with torch.no_grad():
-            self.sae.b_dec.copy_((self.target_scale * targets.mean).float())  # centred from the start: few features begin dead
+            if recipe.centre != "zero":  # centred from the start: few features begin dead
+                self.sae.b_dec.copy_((self.target_scale * targets.centre(recipe.centre)).float())
             if recipe.kind not in UNIT:
                 # Short directions and long encoders would be undone by the penalty; both begin as one tenth (Anthropic, April 2024).
                 self.sae.W_dec.mul_(0.1)
@@ -121,12 +122,12 @@ class Learner:
         return {"unexplained variance": error / rows / max(self.spread, 1e-30), "active": active / rows, "dead": int(self.dead.sum())}
 
     def finished(self, origin: Origin) -> SAE:
-        """The dictionary for rows as the model has them; one threshold for `batchtopk` and `matryoshka`, on any batch the same."""
+        """The dictionary for rows as the model has them; one threshold for what a batch decided, on any batch the same."""
         sae = self.sae
-        if self.recipe.kind in ("batchtopk", "matryoshka"):
+        if self.recipe.kind in BATCH:
             weights = {n: p.detach() for n, p in sae.named_parameters()}
             weights["threshold"] = torch.full((sae.design.features,), self.threshold)
-            sae = SAE.of_weights(replace(sae.design, kind="jumprelu"), weights)
+            sae = SAE.of_weights(replace(sae.design, kind="absjump" if self.recipe.kind in SIGNED else "jumprelu"), weights)
         made = sae.folded(self.scale, self.target_scale if sae.design.transcoder else None)
         made.origin = origin
         return made

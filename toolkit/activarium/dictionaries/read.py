@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from activarium._registry import Registry
 from activarium.data import dictionaries as bundled
 from activarium.dictionaries.design import Design
-from activarium.dictionaries.layouts._sae_lens import ARCHITECTURES, WEIGHTS
+from activarium.dictionaries.layouts._sae_lens import ARCHITECTURES, THEIRS, WEIGHTS
 from activarium.dictionaries.layouts.files import Found
 from activarium.dictionaries.sae import SAE
 from activarium.errors import InputError
@@ -69,6 +69,8 @@ def _found(folder: Path, layout: str | None) -> Found:
 def save(sae: SAE, folder: str | Path) -> Path:
     """Write a dictionary in sae-lens' layout, whole or not at all. What only activarium knows is in the settings' metadata.
 
+    sae-lens has no `absjump` and no `topk`, `abstopk` or `gated` transcoders: those folders say so and only `load` reads them.
+
     Raises:
         InputError: The folder exists and holds something else.
     """
@@ -109,6 +111,8 @@ def _settings(sae: SAE) -> dict[str, Any]:
         "model_from_pretrained_kwargs": {n: True for n, done in processing.items() if done},
         "activarium": origin.to_json(),
     }
+    if said["architecture"] not in THEIRS:
+        about["readers"] = f"activarium alone: sae-lens has no architecture {said['architecture']!r} and refuses it"
     return said | {"metadata": about}
 
 

@@ -8,9 +8,13 @@ from typing import Literal
 from activarium.dictionaries.design import Design, Kind
 from activarium.errors import InputError
 
-Training = Literal["standard", "gated", "jumprelu", "topk", "batchtopk", "matryoshka"]
-TRAININGS: tuple[Training, ...] = ("standard", "gated", "jumprelu", "topk", "batchtopk", "matryoshka")
-TOP = ("topk", "batchtopk", "matryoshka")
+Training = Literal["standard", "gated", "jumprelu", "topk", "abstopk", "batchtopk", "absbatchtopk", "matryoshka"]
+TRAININGS: tuple[Training, ...] = ("standard", "gated", "jumprelu", "topk", "abstopk", "batchtopk", "absbatchtopk", "matryoshka")
+TOP = ("topk", "abstopk", "batchtopk", "absbatchtopk", "matryoshka")  # codes compete
+BATCH = ("batchtopk", "absbatchtopk", "matryoshka")  # those of a whole batch with one another; later, a threshold decides
+SIGNED = ("abstopk", "absbatchtopk")  # by size, and with their signs
+NESTED = ("matryoshka", "absbatchtopk")
+CENTRES = ("mean", "median", "zero")
 
 
 @dataclass(frozen=True)
@@ -19,10 +23,15 @@ class Recipe:
 
     Attributes:
         features: How many.
-        kind: `standard gated jumprelu topk batchtopk matryoshka`. The last two become `jumprelu` dictionaries with one threshold.
-        k: Codes of a row (on average, for `batchtopk` and `matryoshka`); for the top-k kinds.
+        kind: `standard gated jumprelu`; `topk batchtopk matryoshka`; `abstopk absbatchtopk`, which rank codes by size and keep their signs.
+            What a batch decides becomes one threshold in the end: `batchtopk` and `matryoshka` make `jumprelu` dictionaries,
+            `absbatchtopk` makes `absjump`.
+        k: Codes of a row (on average, where a batch decides); for the top-k kinds.
         sparsity: Weight of the sparsity term, for the others; rows have mean length √d_in then.
-        groups: Sizes of the nested prefixes of `matryoshka`, the last one all features; five halvings where nothing is said.
+        groups: Sizes of nested prefixes, each of which must do alone, the last one all features; `matryoshka` takes five halvings where
+            nothing is said, `absbatchtopk` none.
+        centre: Where b_dec begins, for each number of a row: its `mean`, its `median`, or `zero`.
+        normalised: The loss is relative to the spread of each batch (top-k kinds).
         skip: Transcoders only: a linear map beside the features.
         learning_rate: Of Adam; None takes 2e-4 / √(features / 2^14).
         warm_up: Share of the steps in which it rises.
@@ -39,6 +48,8 @@ class Recipe:
     k: int | None = None
     sparsity: float | None = None
     groups: tuple[int, ...] = ()
+    centre: Literal["mean", "median", "zero"] = "mean"
+    normalised: bool = False
     skip: bool = False
     learning_rate: float | None = None
     warm_up: float = 0.05
@@ -58,8 +69,20 @@ class Recipe:
             raise InputError(f"{self.kind} is made sparse by sparsity=, not by k={self.k}. Leave k out.")
         if self.kind in TOP and self.sparsity is not None:
             raise InputError(f"{self.kind} keeps k codes; sparsity={self.sparsity} is for standard, gated and jumprelu. Leave it out.")
-        if self.groups and (self.kind != "matryoshka" or list(self.groups) != sorted(set(self.groups)) or self.groups[-1] != self.features):
-            raise InputError(f"groups={self.groups} are rising sizes of nested prefixes for matryoshka, the last one {self.features}.")
+        rising = (
+            bool(self.groups) and list(self.groups) == sorted(set(self.groups)) and self.groups[0] > 0 and self.groups[-1] == self.features
+        )
+        if self.groups and (self.kind not in NESTED or not rising):
+            raise InputError(
+                f"groups={self.groups} are rising sizes of nested prefixes for {' and '.join(NESTED)}, the last one {self.features}; "
+                f"this is {self.kind}."
+            )
+        if self.centre not in CENTRES:
+            raise InputError(f"b_dec begins at the rows' {', '.join(CENTRES)}; no centre is called {self.centre!r}.")
+        if self.normalised and self.kind not in TOP:
+            raise InputError(
+                f"normalised=True would change what sparsity= means for {self.kind}; it is for {', '.join(TOP)}. Leave it out."
+            )
 
     @property
     def rate(self) -> float:
@@ -73,14 +96,16 @@ class Recipe:
 
     @property
     def prefixes(self) -> tuple[int, ...]:
-        """Sizes of the nested prefixes."""
+        """Sizes of the nested prefixes; all features where there are none."""
         halved = sorted({max(1, self.features >> n) for n in range(5)})
-        return self.groups or tuple(halved)
+        return self.groups or (tuple(halved) if self.kind == "matryoshka" else (self.features,))
 
     def design(self, d_in: int, d_out: int, transcoder: bool) -> Design:
         """What is trained."""
         if self.skip and not transcoder:
             raise InputError("skip=True is for transcoders: give target=, the site that it writes.")
-        kind: Kind = "standard" if self.kind in ("batchtopk", "matryoshka") else self.kind  # their threshold comes at the end
-        k = self.k if self.kind == "topk" else None
+        kind: Kind = (
+            "standard" if self.kind in ("batchtopk", "absbatchtopk", "matryoshka") else self.kind
+        )  # their threshold comes at the end
+        k = None if self.kind in BATCH else self.k
         return Design(d_in, self.features, kind, k=k, d_out=d_out, transcoder=transcoder, skip=self.skip, subtracts_bias=not transcoder)

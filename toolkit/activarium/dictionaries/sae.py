@@ -27,7 +27,7 @@ class SAE(nn.Module, FeatureDictionary):
         W_dec: `feature d_out`, the directions.
         b_dec: `d_out`.
         b_enc: `feature`; `gated` has `b_gate`, `b_mag` and `r_mag` instead.
-        threshold: `feature`, for `jumprelu`.
+        threshold: `feature`, for `jumprelu` and `absjump`.
         W_skip: `d_out d_in`, where there is a skip.
 
     Example:
@@ -62,7 +62,7 @@ class SAE(nn.Module, FeatureDictionary):
         self.b_dec = nn.Parameter(torch.zeros(out, dtype=dtype))
         for name in ("b_gate", "b_mag", "r_mag") if design.kind == "gated" else ("b_enc",):
             self.register_parameter(name, nn.Parameter(torch.zeros(features, dtype=dtype)))
-        if design.kind == "jumprelu":
+        if design.kind in ("jumprelu", "absjump"):
             self.threshold = nn.Parameter(torch.full((features,), 1e-3, dtype=dtype))
         if design.skip:
             self.W_skip = nn.Parameter(torch.zeros(out, width, dtype=dtype))
@@ -177,6 +177,8 @@ class SAE(nn.Module, FeatureDictionary):
             return pre.relu()
         if design.kind == "jumprelu":
             return pre.relu() * (pre > self.threshold[chosen])
+        if design.kind == "absjump":
+            return pre * (pre.abs() > self.threshold[chosen])
         codes = self._kept(pre)
         return codes if features is None else codes[:, list(features)]
 

@@ -25,7 +25,10 @@ ARCHITECTURES = {
     "skip_transcoder": ("standard", True, True),
     "jumprelu_transcoder": ("jumprelu", True, False),
     "jumprelu_skip_transcoder": ("jumprelu", True, True),
-    # Words of ours: sae-lens has no such transcoders.
+    # Words of ours: sae-lens has no such dictionaries.
+    "absjump": ("absjump", False, False),
+    "absjump_transcoder": ("absjump", True, False),
+    "absjump_skip_transcoder": ("absjump", True, True),
     "gated_transcoder": ("gated", True, False),
     "gated_skip_transcoder": ("gated", True, True),
     "topk_transcoder": ("topk", True, False),
@@ -33,6 +36,7 @@ ARCHITECTURES = {
     "abstopk_transcoder": ("abstopk", True, False),
     "abstopk_skip_transcoder": ("abstopk", True, True),
 }
+THEIRS = tuple(ARCHITECTURES)[:9]  # those that sae-lens reads too
 OLD_NAMES = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
 ABOUT = ("model_name", "hook_name", "hook_name_out", "hook_head_index", "context_size", "prepend_bos", "dataset_path", "model_class_name")
 
