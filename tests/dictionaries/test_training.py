@@ -293,7 +293,7 @@ def test_signed_features_are_found_and_keep_their_signs_above_one_threshold(data
 
 def test_where_b_dec_begins():
     rows = torch.tensor([[0.0, 1.0], [1.0, 1.0], [8.0, 1.0]])
-    statistics = RowSource(recording(rows)[SITE]).statistics(0, medians=True)
+    statistics = RowSource(recording(rows)[SITE]).statistics(0, keep=True)
     begins = {c: Learner(Recipe(4, k=1, centre=c), statistics, False, 10).sae.b_dec for c in ("mean", "median", "zero")}
     scale = 2**0.5 / float(rows.norm(dim=1).mean())
     for name, wanted in {"mean": [3.0, 1.0], "median": [1.0, 1.0], "zero": [0.0, 0.0]}.items():

@@ -14,6 +14,7 @@ from activarium.dictionaries.step import Step, base, centred
 from activarium.dictionaries.support import Support, decode, encode
 
 DENSE = 0.05  # above this share of active codes, dense products are the faster ones
+STEEP = 4.0  # of the tanh penalty, as Anthropic has it
 
 
 def standard(recipe: Recipe, sae: SAE, x: Tensor, y: Tensor) -> Step:
@@ -36,12 +37,15 @@ def standard(recipe: Recipe, sae: SAE, x: Tensor, y: Tensor) -> Step:
 
 
 class _Jump(torch.autograd.Function):
-    """π · 1[π > θ] and 1[π > θ], whose slopes reach θ through a window around it (Rajamanoharan et al. 2024, arXiv:2407.14435)."""
+    """π · 1[π > θ] and 1[π > θ], whose slopes reach θ through a window around it (Rajamanoharan et al. 2024, arXiv:2407.14435).
+
+    `both`: through the window the slopes reach π too, as in Anthropic's recipe.
+    """
 
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor, width: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, width: float, both: bool) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(pre, threshold)
-        ctx.width = width
+        ctx.width, ctx.both = width, both
         above = (pre > threshold).to(pre.dtype)
         return pre * above, above
 
@@ -49,19 +53,28 @@ class _Jump(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         pre, threshold = ctx.saved_tensors
         of_codes, of_gates = slopes
-        window = ((pre - threshold).abs() < ctx.width / 2).to(pre.dtype) / ctx.width
-        of_threshold = (-(threshold * of_codes + of_gates) * window).sum(0)
-        return of_codes * (pre > threshold), of_threshold, None
+        window = (threshold * of_codes + of_gates) * ((pre - threshold).abs() < ctx.width / 2) / ctx.width
+        of_pre = of_codes * (pre > threshold)
+        return of_pre + window if ctx.both else of_pre, -window.sum(0), None, None
 
 
-def jump(recipe: Recipe, sae: SAE, x: Tensor, y: Tensor) -> Step:
-    """One batch: squared error, and how many codes there are."""
+def jump(recipe: Recipe, sae: SAE, x: Tensor, y: Tensor, dead: Tensor) -> Step:
+    """One batch: squared error, how many codes there are (or how far from their target), and a pull on dead features."""
     seen = x - sae.b_dec if sae.design.subtracts_bias else x
-    pre = linear(seen, sae.encoder, sae.b_enc).relu()
-    codes, gates = _Jump.apply(pre, sae.threshold, recipe.bandwidth)  # pyright: ignore[reportGeneralTypeIssues]
+    pre = linear(seen, sae.encoder, sae.b_enc)
+    codes, gates = _Jump.apply(pre, sae.threshold, recipe.bandwidth, recipe.both)  # pyright: ignore[reportGeneralTypeIssues]
     error = y - base(sae, x) - codes @ sae.W_dec
-    loss = (error.square().sum() + recipe.strength * gates.sum()) / len(x)
-    return Step(loss, error.detach().square().sum(), (codes > 0).any(0), int((codes > 0).sum()))
+    if recipe.target:
+        amount = 2 / recipe.target * (gates.sum(1) - recipe.target).square().sum()
+    elif recipe.penalty == "tanh":
+        amount = torch.tanh(STEEP * codes * sae.W_dec.norm(dim=1)).sum()
+    else:
+        amount = gates.sum()
+    loss = error.square().sum() + recipe.strength * amount
+    if recipe.lift and bool(dead.any()):
+        below = (sae.threshold[dead] - pre[:, dead]).relu() * sae.W_dec[dead].norm(dim=1)
+        loss = loss + recipe.lift * below.sum()
+    return Step(loss / len(x), error.detach().square().sum(), (codes > 0).any(0), int((codes > 0).sum()))
 
 
 def gated(recipe: Recipe, sae: SAE, x: Tensor, y: Tensor) -> Step:

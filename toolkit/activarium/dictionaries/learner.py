@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from activarium.dictionaries.archetypes import Archetypes, centroids
 from activarium.dictionaries.design import Origin
 from activarium.dictionaries.objectives import objective
 from activarium.dictionaries.recipe import BATCH, SIGNED, TOP, Recipe
@@ -17,7 +19,7 @@ from activarium.dictionaries.sae import SAE
 from activarium.errors import NotFinite
 
 THRESHOLD_RATE = 0.01
-UNIT = (*TOP, "gated")  # their directions keep length 1; the others' lengths stand in the penalty
+UNIT = (*TOP, "gated", "pursuit")  # their directions keep length 1; the others' lengths stand in the penalty
 
 
 class Learner:
@@ -36,9 +38,16 @@ class Learner:
         self.recipe, self.steps, self.step = recipe, steps, 0
         self.scale, self.target_scale = (len(s.mean) ** 0.5 / max(s.length, 1e-30) for s in (inputs, targets))
         self.sae = SAE(recipe.design(len(inputs.mean), len(targets.mean), transcoder), seed=recipe.seed)
+        self.points: Archetypes | None = None
         with torch.no_grad():
-            if recipe.centre != "zero":  # centred from the start: few features begin dead
-                self.sae.b_dec.copy_((self.target_scale * targets.centre(recipe.centre)).float())
+            # Centred from the start: few features begin dead.
+            self.sae.b_dec.copy_((self.target_scale * targets.centre(recipe.centre)).float())
+            if recipe.archetypes and targets.rows is not None:
+                points = centroids(self.target_scale * targets.rows, recipe.archetypes) - self.sae.b_dec
+                self.points = Archetypes(points, recipe.features, recipe.slack, recipe.seed)
+                self.sae.W_dec.copy_(self.points.directions())
+                if not transcoder:
+                    self.sae.encoder.copy_(normalize(self.sae.W_dec, dim=1))
             if recipe.kind not in UNIT:
                 # Short directions and long encoders would be undone by the penalty; both begin as one tenth (Anthropic, April 2024).
                 self.sae.W_dec.mul_(0.1)
@@ -48,8 +57,16 @@ class Learner:
         self.average = 0.0  # of the batch's smallest kept code, not yet corrected for its beginning at 0
         self.noted = 0  # batches in that average
         betas = (0.0, 0.999) if recipe.kind in ("jumprelu", "gated") else (0.9, 0.999)
-        self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=recipe.rate, betas=betas, fused=True)
+        self.optimiser = torch.optim.Adam(self.learnt.values(), lr=recipe.rate, betas=betas, fused=True)
         self.sums = [0.0, 0, 0]  # squared error, codes, rows since the last note
+
+    @property
+    def learnt(self) -> dict[str, torch.nn.Parameter]:
+        """What the optimiser moves."""
+        own = dict(self.sae.named_parameters())
+        if self.points is None:
+            return own
+        return {n: p for n, p in own.items() if n != "W_dec"} | {f"points.{n}": p for n, p in self.points.named_parameters()}
 
     @property
     def threshold(self) -> float:
@@ -75,10 +92,13 @@ class Learner:
                 f"The loss of {recipe.kind} is {float(done.loss.detach())} at step {self.step}: it diverged. Take a smaller learning_rate= than {recipe.rate:.2g}."
             )
         self.optimiser.zero_grad(set_to_none=True)
+        sae.W_dec.grad = None
         done.loss.backward()
+        if self.points is not None:
+            self.points.directions().backward(sae.W_dec.grad)
         with torch.no_grad():
             self._tidied()
-        torch.nn.utils.clip_grad_norm_(sae.parameters(), recipe.clip)
+        torch.nn.utils.clip_grad_norm_(self.learnt.values(), recipe.clip)
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.rate * self._schedule()
         self.optimiser.step()
@@ -89,11 +109,14 @@ class Learner:
     def _tidied(self) -> None:
         """Directions of length 1 may turn, not grow: what would change their length is taken out before the clip sees it."""
         grad = self.sae.W_dec.grad
-        if self.recipe.kind in UNIT and grad is not None:
+        if self.points is None and self.recipe.kind in UNIT and grad is not None:
             grad -= (grad * self.sae.W_dec).sum(1, keepdim=True) * self.sae.W_dec
 
     def _held(self) -> None:
-        if self.recipe.kind in UNIT:
+        if self.points is not None:
+            self.points.held()
+            self.sae.W_dec.copy_(self.points.directions())
+        elif self.recipe.kind in UNIT:
             self.sae.W_dec.div_(self.sae.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
         if self.recipe.kind == "jumprelu":
             self.sae.threshold.clamp_(min=0)
@@ -134,19 +157,22 @@ class Learner:
 
     # --- pauses
 
+    def _weights(self) -> list[tuple[str, Tensor]]:
+        return list((dict(self.sae.named_parameters()) | self.learnt).items())
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that the next step depends on: tensors, and plain numbers."""
-        tensors = {f"weight.{n}": p.detach() for n, p in self.sae.named_parameters()} | {"silent": self.silent}
-        for (name, _), held in zip(self.sae.named_parameters(), self.optimiser.state.values(), strict=False):
-            tensors |= {f"adam.{name}.{key}": value for key, value in held.items()}
+        tensors = {f"weight.{n}": p.detach() for n, p in self._weights()} | {"silent": self.silent}
+        for name, p in self.learnt.items():
+            tensors |= {f"adam.{name}.{key}": value for key, value in self.optimiser.state[p].items()}
         return tensors, {"step": self.step, "average": self.average, "noted": self.noted, "sums": list(self.sums)}
 
     def resume(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Go on from what `state` said."""
         with torch.no_grad():
-            for name, p in self.sae.named_parameters():
+            for name, p in self._weights():
                 p.copy_(tensors[f"weight.{name}"])
-                held = {key: tensors[f"adam.{name}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
-                self.optimiser.state[p] = held
+            for name, p in self.learnt.items():
+                self.optimiser.state[p] = {key: tensors[f"adam.{name}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
         self.silent = tensors["silent"].clone()
         self.step, self.average, self.noted, self.sums = numbers["step"], numbers["average"], numbers["noted"], list(numbers["sums"])

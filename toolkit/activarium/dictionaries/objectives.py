@@ -6,6 +6,7 @@ from torch import Tensor
 
 from activarium.dictionaries.competing import competing
 from activarium.dictionaries.gates import gated, jump, standard
+from activarium.dictionaries.pursuit import pursue
 from activarium.dictionaries.recipe import TOP, Recipe
 from activarium.dictionaries.sae import SAE
 from activarium.dictionaries.step import Step
@@ -24,4 +25,14 @@ def objective(recipe: Recipe, sae: SAE, x: Tensor, y: Tensor, dead: Tensor, thre
     """
     if recipe.kind in TOP:
         return competing(recipe, sae, x, y, dead, threshold)
-    return {"standard": standard, "jumprelu": jump, "gated": gated}[recipe.kind](recipe, sae, x, y)
+    if recipe.kind == "jumprelu":
+        return jump(recipe, sae, x, y, dead)
+    return {"standard": standard, "gated": gated, "pursuit": pursuing}[recipe.kind](recipe, sae, x, y)
+
+
+def pursuing(recipe: Recipe, sae: SAE, x: Tensor, y: Tensor) -> Step:
+    """One batch of matching pursuit: squared error alone."""
+    codes = pursue(x - sae.b_dec, sae.W_dec, recipe.k or 1, 0.0, repeats=False)
+    error = y - sae.b_dec - codes @ sae.W_dec
+    on = codes.detach() > 0
+    return Step(error.square().sum() / len(x), error.detach().square().sum(), on.any(0), int(on.sum()))

@@ -78,8 +78,8 @@ def save(sae: SAE, folder: str | Path) -> Path:
     temporary = folder.with_name(folder.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    weights = {name: p.detach().cpu() for name, p in sae.named_parameters() if name != "encoder"} | {"W_enc": sae.W_enc.detach().cpu()}
-    save_file({name: w.contiguous() for name, w in weights.items()}, temporary / WEIGHTS)
+    weights = {"W_enc" if name == "encoder" else name: p.T if name == "encoder" else p for name, p in sae.named_parameters()}
+    save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, temporary / WEIGHTS)
     (temporary / "cfg.json").write_text(json.dumps(_settings(sae), indent=1), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     return temporary.rename(folder)
@@ -97,7 +97,10 @@ def _settings(sae: SAE) -> dict[str, Any]:
         "normalize_activations": design.scaling,
         "reshape_activations": "hook_z" if origin.site.endswith("attn.z") else "none",
     }
-    said |= {"k": design.k, "rescale_acts_by_decoder_norm": design.ranks_by_norm} if design.k else {}
+    if design.kind == "pursuit":
+        said |= {"max_iterations": design.k, "residual_threshold": design.residual, "stop_on_duplicate_support": not design.repeats}
+    elif design.k:
+        said |= {"k": design.k, "rescale_acts_by_decoder_norm": design.ranks_by_norm}
     said |= {"d_out": design.d_out} if design.transcoder else {}
     processing = {"center_writing_weights": origin.centred, "fold_ln": origin.folded}
     about = {

@@ -109,7 +109,7 @@ def train(
             f"{site} has {len(source):,} rows{left}; one batch takes {batch:,}. Capture more, or take batch={max(1, len(source) // 4)}."
         )
     wanted = steps or int(np.clip(10 * len(source) / batch, 200, 20_000))
-    statistics = source.statistics(seed, medians=any(one.centre == "median" for one in recipes))
+    statistics = source.statistics(seed, keep=any(one.centre == "median" or one.archetypes for one in recipes))
     learners = [Learner(one, statistics, target is not None, wanted) for one in recipes]
     plan = _plan(recording, site, target, recipes, batch, wanted, list(exclude), seed)
     history: list[list[dict[str, float]]] = [[] for _ in recipes]
