@@ -11,7 +11,7 @@ from activarium.dictionaries.rows import RowSource
 from activarium.errors import InputError
 
 SITE = "blocks.0.resid_post"
-NONE = torch.zeros(24, dtype=torch.bool)
+NONE = torch.zeros(0, dtype=torch.int64)
 WAYS = {
     "step": {},
     "tanh": {"penalty": "tanh"},
@@ -43,8 +43,7 @@ def test_penalties_by_hand():
         step = jump(Recipe(24, "jumprelu", sparsity=0.4, **WAYS[way]), made.sae, x, x, NONE)
         assert float(step.loss.detach()) == pytest.approx(float((error + 0.4 * amount).detach())), way
         assert step.active == int(count.sum())
-    dead = NONE.clone()
-    dead[[3, 7]] = True
+    dead = torch.tensor([3, 7])
     lacking = ((made.sae.threshold - pre).relu() * made.sae.W_dec.norm(dim=1))[:, dead].sum(1).mean()
     step = jump(Recipe(24, "jumprelu", sparsity=0.4, lift=0.02), made.sae, x, x, dead)
     assert float(step.loss.detach()) == pytest.approx(float((error + 0.4 * count.mean() + 0.02 * lacking).detach()))
@@ -64,11 +63,16 @@ def test_losses_and_slopes_are_those_of_sae_lens(way):
     config = JumpReLUTrainingSAEConfig(d_in=8, d_sae=24, dtype="float64", jumprelu_bandwidth=0.2, jumprelu_sparsity_loss_mode=mode, **more)
     twin = JumpReLUTrainingSAE(config)
     twin.load_state_dict({("W_enc" if n == "encoder" else n): (p.T if n == "encoder" else p) for n, p in made.sae.named_parameters()})
-    dead = NONE.clone()
-    dead[[3, 7, 11]] = True
+    dead = torch.tensor([3, 7, 11])
     with torch.no_grad():  # theirs keeps thresholds in float32
         made.sae.threshold.copy_(twin.threshold.double())
-    asked = TrainStepInput(sae_in=x, coefficients={"l0": 0.4}, dead_neuron_mask=dead, n_training_steps=0, is_logging_step=False)
+    asked = TrainStepInput(
+        sae_in=x,
+        coefficients={"l0": 0.4},
+        dead_neuron_mask=torch.zeros(24, dtype=torch.bool).index_fill(0, dead, True),
+        n_training_steps=0,
+        is_logging_step=False,
+    )
     theirs = twin.training_forward_pass(asked)
     theirs.loss.backward()
     ours = jump(made.recipe, made.sae, x, x, dead)

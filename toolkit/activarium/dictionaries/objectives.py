@@ -9,10 +9,10 @@ from activarium.dictionaries.gates import gated, jump, standard
 from activarium.dictionaries.pursuit import pursue
 from activarium.dictionaries.recipe import TOP, Recipe
 from activarium.dictionaries.sae import SAE
-from activarium.dictionaries.step import Step
+from activarium.dictionaries.step import Step, squared
 
 
-def objective(recipe: Recipe, sae: SAE, x: Tensor, y: Tensor, dead: Tensor, threshold: float) -> Step:
+def objective(recipe: Recipe, sae: SAE, x: Tensor, y: Tensor, dead: Tensor, threshold: Tensor) -> Step:
     """One batch of rows `x` and targets `y`, both scaled.
 
     Args:
@@ -20,7 +20,7 @@ def objective(recipe: Recipe, sae: SAE, x: Tensor, y: Tensor, dead: Tensor, thre
         sae: What is trained.
         x: `row d_in`.
         y: `row d_out`.
-        dead: Boolean per feature.
+        dead: Numbers of the dead features, int64; how many there are is known without asking the device.
         threshold: The running threshold of the kinds that keep a batch's largest codes, for finding them sooner.
     """
     if recipe.kind in TOP:
@@ -35,4 +35,4 @@ def pursuing(recipe: Recipe, sae: SAE, x: Tensor, y: Tensor) -> Step:
     codes = pursue(x - sae.b_dec, sae.W_dec, recipe.k or 1, 0.0, repeats=False)
     error = y - sae.b_dec - codes @ sae.W_dec
     on = codes.detach() > 0
-    return Step(error.square().sum() / len(x), error.detach().square().sum(), on.any(0), int(on.sum()))
+    return Step(squared(error) / len(x), squared(error.detach()), on.any(0), on.sum())

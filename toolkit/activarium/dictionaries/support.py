@@ -43,14 +43,13 @@ class Support:
     def rows(self) -> Tensor:
         """Row of each entry, int64."""
         counts = self.starts.diff()
-        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts, output_size=len(self.features))
 
     @cached_property
     def _by_feature(self) -> tuple[Tensor, Tensor, Tensor]:
         # Sorted once; the gradients of both weights use it.
-        order = self.features.argsort(stable=True)
-        starts = torch.zeros(self.width + 1, dtype=torch.int64, device=order.device)
-        starts[1:] = torch.bincount(self.features, minlength=self.width).cumsum(0)
+        ascending, order = self.features.sort(stable=True)
+        starts = torch.searchsorted(ascending, torch.arange(self.width + 1, device=order.device))
         return order, starts, self.rows[order]
 
     def sums(self, weights: Tensor, values: Tensor) -> Tensor:
