@@ -10,7 +10,7 @@ from activarium.dictionaries.sae import SAE
 from activarium.dictionaries.step import Step, base, centred, squared
 from activarium.dictionaries.support import Support, decode, encode
 
-AT_ONCE = 256  # rows whose pre-activations exist at a time while the largest of each are found, where a cache holds them
+AT_ONCE = 512  # rows whose pre-activations exist at a time while the largest of each are found, where a cache holds them
 LANES = 16  # features of which only the largest is looked at first
 NEAR = 0.95  # share of the last threshold above which a code may be among the batch's largest
 

@@ -55,11 +55,13 @@ class Support:
     def sums(self, weights: Tensor, values: Tensor) -> Tensor:
         """`feature column`: for each feature, the rows of `values` `row column` in which it is active, times the entry's weight."""
         order, starts, rows = self._by_feature
-        return _sparse(starts, rows, weights[order], (self.width, len(values))) @ values
+        # Bags, not a product of a sparse matrix: the same sums in less than half the time, and less when memory is busy.
+        return embedding_bag(rows, values, starts, mode="sum", per_sample_weights=weights[order], include_last_offset=True)
 
     def dots(self, rows: Tensor, directions: Tensor) -> Tensor:
         """For each entry, its row of `row column` times its feature's direction, `feature column`; no row is gathered."""
-        pattern = _sparse(self.starts, self.features, rows.new_zeros(len(self.features)), (len(rows), self.width))
+        # 32-bit places: the library beneath takes no others and would convert them each time.
+        pattern = _sparse(self.starts.int(), self.features.int(), rows.new_zeros(len(self.features)), (len(rows), self.width))
         return torch.sparse.sampled_addmm(pattern, rows, directions.T, beta=0.0).values()
 
     def totals(self, weights: Tensor) -> Tensor:
