@@ -38,10 +38,17 @@ def load(folder: str | Path, *, layout: str | None = None, scale: float | None =
         InputError: No such folder, no known layout, another architecture's or damaged weights, or a scale that is not told.
         UnknownName: No layout has that name.
     """
-    folder = Path(folder)
+    given, folder = str(folder), Path(folder)
+    if layout:
+        layouts.entry(layout)  # a name that nothing answers to is said before the folder is looked at
+    if folder.is_file():
+        raise InputError(
+            f"{given!r} is a file; a dictionary is read from the folder that holds its weights and settings: {str(folder.parent)!r}."
+        )
     if not folder.is_dir():
         raise InputError(
-            f"There is no folder {str(folder)!r}. Dictionaries are read from local folders: download the release first (huggingface_hub.snapshot_download)."
+            f"There is no folder {given!r}. Dictionaries are read from local folders, and a name of a hub or a release is not looked up: "
+            "download it first (huggingface_hub.snapshot_download) and give the folder that holds its weights."
         )
     found = _found(folder, layout)
     factor = found.scale if scale is None else scale

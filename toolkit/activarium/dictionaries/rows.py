@@ -163,9 +163,15 @@ class Statistics:
 def _flat(values: Tensor, site: Activations, index: np.ndarray) -> Tensor:
     found = values.flatten(1).float()
     if not bool(found.isfinite().all()):
-        row = int(index[int((~found.isfinite()).any(1).nonzero()[0])])
+        at = int((~found.isfinite()).any(1).nonzero()[0])
+        row, name = int(index[at]), site.site or "the rows"
+        if values.dtype == torch.float16 and not bool(found[at].isnan().any()):
+            raise NotFinite(
+                f"Row {row:,} of {name} was kept in float16, which ends at 65,504: what was larger is infinite now. "
+                "Capture again with dtype='bfloat16' or 'float32', or leave that example out: store.select(…)."
+            )
         raise NotFinite(
-            f"Row {row:,} of {site.site or 'the rows'} holds NaN or infinity, from which nothing can be learnt. "
+            f"Row {row:,} of {name} holds NaN or infinity, from which nothing can be learnt. "
             "Capture in float32 or bfloat16, or leave that example out: store.select(…)."
         )
     return found

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from activarium.dictionaries.design import Design, Origin
-from activarium.dictionaries.layouts.files import Found, need, our_site, tensors, words
+from activarium.dictionaries.layouts.files import Found, our_site, tensors, whole, words
 from activarium.errors import InputError
 
 WEIGHTS = "sae_weights.safetensors"
@@ -72,11 +72,11 @@ def of_words(said: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
     pursuit = kind == "pursuit"
     scaling = str(said.get("normalize_activations") or "none")
     design = Design(
-        d_in=int(need(said, "d_in", name)),
-        features=int(need(said, "d_sae", name)),
+        d_in=whole(said, "d_in", name),
+        features=whole(said, "d_sae", name),
         kind=kind,  # pyright: ignore[reportArgumentType]
-        k=int(need(said, "k", name)) if kind in ("topk", "abstopk") else said.get("max_iterations") if pursuit else None,
-        d_out=int(said["d_out"]) if transcoder else None,
+        k=whole(said, "k", name) if kind in ("topk", "abstopk") else said.get("max_iterations") if pursuit else None,
+        d_out=whole(said, "d_out", name) if transcoder else None,
         transcoder=transcoder,
         skip=skip,
         subtracts_bias=bool(said.get("apply_b_dec_to_input", True)) and not transcoder,
