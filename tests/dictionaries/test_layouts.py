@@ -51,6 +51,8 @@ KINDS = [
     ("TopKSAE", {"k": 3}),
     ("TopKSAE", {"k": 3, "rescale_acts_by_decoder_norm": True}),
     ("AbsTopKSAE", {"k": 3}),
+    ("MatchingPursuitSAE", {"max_iterations": 4, "residual_threshold": 0.3}),
+    ("MatchingPursuitSAE", {"stop_on_duplicate_support": False, "apply_b_dec_to_input": False, "max_iterations": 9}),
     ("Transcoder", {"d_out": OUT}),
     ("SkipTranscoder", {"d_out": OUT}),
     ("JumpReLUTranscoder", {"d_out": OUT}),
@@ -143,7 +145,9 @@ def test_a_scale_that_is_not_folded_must_be_told(tmp_path):
 
 
 def test_architectures_whose_codes_are_not_ours_are_named(tmp_path):
-    with pytest.raises(InputError, match="architecture 'temporal', whose codes are not computed here"):
+    with pytest.raises(InputError, match="architecture 'crosscoder', whose codes are not computed here"):
+        load(write(tmp_path / "c", old(architecture="crosscoder"), plain()))
+    with pytest.raises(InputError, match="depends on all tokens before it, and a dictionary here reads rows one by one"):
         load(write(tmp_path / "t", old(architecture="temporal"), plain()))
 
 
@@ -169,7 +173,7 @@ def test_signed_codes_above_a_threshold_come_back_and_sae_lens_refuses_them(tran
     said = json.loads((folder / "cfg.json").read_text())
     assert said["metadata"]["readers"].startswith("activarium alone: sae-lens has no architecture 'absjump")
     theirs = pytest.importorskip("sae_lens", reason="the extra [lens] is not installed")
-    with pytest.raises(ValueError, match="absjump"):
+    with pytest.raises(KeyError, match="absjump"):
         theirs.SAE.load_from_disk(str(folder))
 
 

@@ -4,10 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import activarium as act
 from activarium.activations import Activations
 from activarium.dictionaries import Recipe, train
+from activarium.dictionaries.competing import largest
 from activarium.dictionaries.learner import Learner
 from activarium.dictionaries.objectives import objective
 from activarium.dictionaries.rows import RowSource
@@ -16,6 +18,7 @@ from activarium.recording import Recording
 
 SITE, OUT = "blocks.0.resid_post", "blocks.0.mlp.out"
 ATOMS, WIDTH = 128, 64
+NONE, ZERO = torch.zeros(0, dtype=torch.int64), torch.tensor(0.0)  # no dead features, no threshold yet
 
 
 def recording(rows, kinds=None, targets=None):
@@ -188,7 +191,7 @@ def test_the_second_path_of_a_gated_dictionary_does_not_teach_its_directions(sma
     x = held.scale * small[:64]
     with torch.no_grad():
         held.sae.b_gate += 0.3
-    step = objective(held.recipe, held.sae, x, x, held.dead, 0.0)
+    step = objective(held.recipe, held.sae, x, x, held.dead, ZERO)
     step.loss.backward()
     sae = held.sae
     raw = (x - sae.b_dec.detach()) @ sae.W_enc.detach()
@@ -211,7 +214,7 @@ def test_slopes_of_a_step_are_those_of_dense_arithmetic(kind, small):
     if kind == "standard":
         with torch.no_grad():
             sae.b_enc -= 0.22  # few codes: the sparse way
-    step = objective(recipe, sae, x, x, torch.zeros(48, dtype=torch.bool), 0.0)
+    step = objective(recipe, sae, x, x, NONE, ZERO)
     step.loss.backward()
     found = {n: p.grad.clone() for n, p in sae.named_parameters()}
     sae.zero_grad()
@@ -241,8 +244,8 @@ def test_slopes_of_a_step_are_those_of_dense_arithmetic(kind, small):
 def test_the_largest_codes_of_a_batch_whatever_the_last_threshold_was(small):
     held = learner(Recipe(48, "batchtopk", k=4), small)
     x = held.scale * small[:128]
-    steps = [objective(held.recipe, held.sae, x, x, torch.zeros(48, dtype=torch.bool), t) for t in (0.0, 0.5, 1e9)]
-    assert len({s.active for s in steps}) == 1
+    steps = [objective(held.recipe, held.sae, x, x, NONE, torch.tensor(t)) for t in (0.0, 0.5, 1e9)]
+    assert len({int(s.active) for s in steps}) == 1
     assert steps[0].active == 4 * 128
     assert len({float(s.loss.detach()) for s in steps}) == 1
 
@@ -255,11 +258,12 @@ def test_signed_codes_of_a_batch_by_hand():
         held.sae.encoder.copy_(torch.eye(3))
         held.sae.W_dec.copy_(torch.eye(3))
     x = torch.tensor([[1.0, -5.0, 2.0], [3.0, 0.5, -2.5]])
-    step = objective(recipe, held.sae, x, x, torch.zeros(3, dtype=torch.bool), 0.0)
-    assert (step.active, step.threshold, step.fired.tolist()) == (2, 3.0, [True, True, False])
+    step = objective(recipe, held.sae, x, x, NONE, ZERO)
+    assert step.threshold is not None
+    assert (int(step.active), float(step.threshold), step.fired.tolist()) == (2, 3.0, [True, True, False])
     assert float(step.error) == 1 + 4 + 0.25 + 6.25
     assert float(step.loss.detach()) == float(step.error) / 2
-    relative = objective(Recipe(3, "absbatchtopk", k=1, normalised=True), held.sae, x, x, torch.zeros(3, dtype=torch.bool), 0.0)
+    relative = objective(Recipe(3, "absbatchtopk", k=1, normalised=True), held.sae, x, x, NONE, ZERO)
     assert float(relative.loss.detach()) == pytest.approx(float(step.error / (x - x.mean(0)).square().sum()))
 
 
@@ -293,11 +297,59 @@ def test_signed_features_are_found_and_keep_their_signs_above_one_threshold(data
 
 def test_where_b_dec_begins():
     rows = torch.tensor([[0.0, 1.0], [1.0, 1.0], [8.0, 1.0]])
-    statistics = RowSource(recording(rows)[SITE]).statistics(0, medians=True)
+    statistics = RowSource(recording(rows)[SITE]).statistics(0, keep=True)
     begins = {c: Learner(Recipe(4, k=1, centre=c), statistics, False, 10).sae.b_dec for c in ("mean", "median", "zero")}
     scale = 2**0.5 / float(rows.norm(dim=1).mean())
     for name, wanted in {"mean": [3.0, 1.0], "median": [1.0, 1.0], "zero": [0.0, 0.0]}.items():
         assert torch.allclose(begins[name], scale * torch.tensor(wanted)), name
+
+
+@pytest.mark.parametrize(("width", "k"), [(4096, 32), (1024, 16), (1024, 17), (1000, 5), (64, 64)])
+def test_the_largest_are_found_by_groups_bit_for_bit(width, k):
+    values = torch.randn(300, width, generator=torch.Generator().manual_seed(width + k))
+    values[0, :] = 0.5  # all equal
+    values[1, : width // 2] = 3.0
+    values[2].sort()
+    values[3] = torch.arange(width).float().roll(width // 3)
+    wanted, found = values.topk(k, dim=1).values, values.gather(1, largest(values, k))
+    assert torch.equal(found.sort(descending=True).values, wanted)
+    places = torch.cat([row.unique() for row in largest(values, k)])
+    assert len(places) == 300 * k  # none twice
+
+
+class Waiting(TorchDispatchMode):
+    """Notes what an accelerator would have to be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.bincount):
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "recipe", [Recipe(48, k=4), Recipe(48, "abstopk", k=4), Recipe(48, "gated"), Recipe(48, "jumprelu", lift=0.1)], ids=lambda r: r.kind
+)
+def test_no_step_waits_for_its_device(recipe, small):
+    held = learner(recipe, small)
+    held.look, held.step = 50, 1  # as on an accelerator, between two looks
+    held.dead = torch.tensor([3, 5])
+    with Waiting() as noted:
+        for _ in range(3):
+            held.learn(small[:64], small[:64])
+    assert noted.seen == []
+    with noted:
+        held.note()
+    assert noted.seen  # the note itself is one that waits: the mode does see them
+
+
+def test_a_device_that_is_not_here_is_refused(small):
+    for device in ("tpu", "cuda:99"):
+        with pytest.raises(InputError, match=f"There is no device '{device}' here to train on; there is cpu"):
+            train(recording(small), SITE, Recipe(48, k=4), batch=256, steps=2, device=device, progress=False)
 
 
 def test_centring_leaves_no_feature_dead_at_the_start():
@@ -328,7 +380,7 @@ def test_dead_features_come_back():
         for (x, y), _ in zip(RowSource(recording(rows)[SITE]).batches(500, 0), range(150), strict=False):
             one.steps = 1000  # the learning rate does not fall yet
             one.learn(x, y)
-    revived, left = (int(one.dead.sum()) for one in held)
+    revived, left = (int(one.silenced.sum()) for one in held)
     assert left > 16
     assert revived < left / 3, (revived, left)
 

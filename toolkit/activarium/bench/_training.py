@@ -1,29 +1,46 @@
-"""Training dictionaries: a step of ours beside a step of sae-lens' trainer on the same rows, and rows from a store beside rows in memory."""
+"""Training dictionaries: a step of ours beside a step of sae-lens' trainer on the same rows, in time, in memory, and on an accelerator."""
 
 from __future__ import annotations
 
-import tempfile
+import os
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from activarium.bench._feeding import feeding
+from activarium.bench._memory import peak
 from activarium.bench._timing import Row, absent, interleaved, ratio
 
 RATE = 3e-4
+MISSING = "sae-lens is not installed"
 
 
 def training(small: bool, rounds: int) -> list[Row]:
-    """Rows per second of top-k, batch top-k and standard training, and what a store costs."""
+    """Rows per second of top-k, batch top-k and standard training on one thread and on two, memory, what a store costs, an accelerator."""
     width, features, k, batch = (64, 256, 8, 256) if small else (512, 4096, 32, 4096)
     rows = _planted(12 * batch, width, 2 * width)
     shape = f"d_in {width}, {features} features, k {k}, {batch} rows a step"
-    found = [_beside(kind, rows, features, k, batch, rounds, shape) for kind in ("topk", "batchtopk", "standard")]
-    return [*found, _from_store(rows, features, k, batch, rounds, shape)]
+    found = []
+    for count in (1, 2) if (os.cpu_count() or 1) > 1 else (1,):
+        with _threads(count):
+            found += [_beside(kind, rows, features, k, batch, rounds, shape) for kind in ("topk", "batchtopk", "standard")]
+    found += _memory(rows, features, k, batch, shape)
+    return [*found, *feeding(rows, features, k, batch, rounds, shape), on_accelerator()]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _planted(count: int, width: int, atoms: int) -> Tensor:
@@ -35,18 +52,13 @@ def _planted(count: int, width: int, atoms: int) -> Tensor:
 
 
 def _beside(kind: str, rows: Tensor, features: int, k: int, batch: int, rounds: int, shape: str) -> Row:
-    from activarium.dictionaries.learner import Learner
-    from activarium.dictionaries.recipe import Recipe
-    from activarium.dictionaries.rows import RowSource
-
-    what = f"sae-lens' trainer / ours, one step of {kind}, {shape}"
+    what = f"sae-lens' trainer / ours, one step of {kind}, {shape}, {_count()}"
     goal = "≥ 5" if kind != "standard" else ""
     try:
         theirs = _sae_lens(kind, rows.shape[1], features, k, batch)
     except ImportError:
-        return absent(what, "sae-lens is not installed", goal)
-    recipe = Recipe(features, kind, k=None if kind == "standard" else k, learning_rate=RATE)  # pyright: ignore[reportArgumentType]
-    ours = Learner(recipe, RowSource(_activations(rows)).statistics(0), False, 10_000)
+        return absent(what, MISSING, goal)
+    ours = _ours(kind, rows, features, k)
     feeds = [_endless(rows, batch), _endless(rows, batch)]
 
     def step() -> None:
@@ -56,9 +68,85 @@ def _beside(kind: str, rows: Tensor, features: int, k: int, batch: int, rounds: 
     times = interleaved({"sae-lens": lambda: theirs.step(next(feeds[1])), "activarium": step}, rounds)
     per_second = {name: batch / sorted(w for w, _ in found)[len(found) // 2] for name, found in times.items()}
     fvu = _unexplained(ours.finished(ours_origin()), rows), _unexplained(theirs.sae, rows)
-    note = f"{per_second['activarium']:,.0f} rows/s against {per_second['sae-lens']:,.0f}, {torch.get_num_threads()} threads"
+    note = f"{per_second['activarium']:,.0f} rows/s against {per_second['sae-lens']:,.0f}, {_count()}"
     note += f"; after the same {ours.step} steps {fvu[0]:.1%} of the variance is unexplained, theirs {fvu[1]:.1%}"
     return ratio(what, times, "sae-lens", "activarium", goal, note)
+
+
+def _count() -> str:
+    threads = torch.get_num_threads()
+    return f"{threads} thread{'s' if threads > 1 else ''}"
+
+
+def _ours(kind: str, rows: Tensor, features: int, k: int) -> Any:
+    """A learner with sae-lens' learning rate, which neither rises in the beginning nor falls so soon."""
+    from activarium.dictionaries.learner import Learner
+    from activarium.dictionaries.recipe import Recipe
+    from activarium.dictionaries.rows import RowSource
+
+    few = None if kind == "standard" else k
+    recipe = Recipe(features, kind, k=few, learning_rate=RATE, warm_up=0.0)  # pyright: ignore[reportArgumentType]
+    return Learner(recipe, RowSource(_activations(rows)).statistics(0), False, 10_000)
+
+
+def _memory(rows: Tensor, features: int, k: int, batch: int, shape: str) -> list[Row]:
+    """The most that building a learner and two of its steps take."""
+    with _threads(1):
+        statistics: Callable[[], Any] = lambda: _ours("topk", rows[:batch], features, k)
+        calls: dict[str, Callable[[], Any]] = {
+            "activarium": statistics,
+            "sae-lens": lambda: _sae_lens("topk", rows.shape[1], features, k, batch),
+        }
+        found = []
+        for who, made in calls.items():
+            what = f"peak memory of training topk, {who}, {shape}"
+            try:
+                made()
+            except ImportError:
+                found.append(absent(what, MISSING))
+                continue
+
+            def steps(made: Callable[[], Any] = made) -> Any:
+                learner, feed = made(), _endless(rows, batch)
+                for _ in range(2):
+                    x = next(feed)
+                    learner.learn(x, x) if hasattr(learner, "learn") else learner.step(x)
+                return learner
+
+            told = peak(steps)
+            found.append(Row(what, told, "MiB") if told is not None else absent(what, "this system does not tell"))
+        return found
+
+
+def on_accelerator(features: int = 32_768, width: int = 2304, k: int = 64, batch: int = 4096, steps: int = 30) -> Row:
+    """Rows per second on a GPU, and the share of a step that the one dense product takes alone."""
+    what = f"training topk on a GPU: share of the encode product's own speed, d_in {width}, {features} features, k {k}, {batch} rows a step"
+    if not torch.cuda.is_available():
+        return absent(what, "no GPU here", "≥ 0.5")
+    from activarium.dictionaries.learner import Learner
+    from activarium.dictionaries.recipe import Recipe
+    from activarium.dictionaries.rows import RowSource
+
+    rows = _planted(2 * batch, width, 2 * width)
+    learner = Learner(Recipe(features, k=k), RowSource(_activations(rows)).statistics(0), False, 10_000, "cuda")
+    x = rows[:batch].cuda()
+    encoder, bias = learner.sae.encoder.detach(), learner.sae.b_enc.detach()
+    step = _seconds(lambda: learner.learn(x, x), steps)
+    product = _seconds(lambda: torch.addmm(bias, x, encoder.T), steps)
+    note = f"{batch / step:,.0f} rows/s in float32 on {torch.cuda.get_device_name()}; {2 * batch * width * features / product / 1e12:.1f} Tflop/s alone"
+    return Row(what, product / step, "×", "≥ 0.5", seconds={"step": step, "product": product}, note=note)
+
+
+def _seconds(call: Callable[[], Any], times: int) -> float:
+    for _ in range(3):
+        call()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(times):
+        call()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1000 / times
 
 
 def ours_origin() -> Any:
@@ -104,24 +192,3 @@ def _activations(rows: Tensor) -> Any:
 
     index = Rows({"example": np.arange(len(rows)) // 128, "position": np.arange(len(rows)) % 128})
     return Activations(rows * rows.shape[1] ** 0.5 / float(rows.norm(dim=1).mean()), "row d_model", site="blocks.0.resid_post", index=index)
-
-
-def _from_store(rows: Tensor, features: int, k: int, batch: int, rounds: int, shape: str) -> Row:
-    """Whole trainings of a few steps: their rows from a store on the disk, and held in memory."""
-    import activarium as act
-    from activarium.activations import Activations
-    from activarium.dictionaries import Recipe, train
-    from activarium.recording import Recording
-
-    site, recipe = "blocks.0.resid_post", Recipe(features, k=k)
-    model = act.wrap(*act.testing.tiny("gpt2", n_embd=rows.shape[1], n_head=8, n_layer=1), certify="quick")
-    words = [" ".join(["the cat sat on the house ."] * 8)] * (12 * batch // 56)
-    with tempfile.TemporaryDirectory() as folder:
-        store = act.capture(model, words, [site], to=Path(folder) / "rows.acts", progress=False)
-        held = Recording({site: Activations(store[site].tensor.clone(), "row d_model", site=site, index=store[site].index)}, store.rows)
-
-        def call(source: Any) -> Callable[[], Any]:
-            return lambda: train(source, site, recipe, batch=batch, steps=8, progress=False)
-
-        times = interleaved({"memory": call(held), "store": call(store)}, max(2, rounds // 2))
-        return ratio(f"training from memory / from a store, 8 steps and their statistics, {shape}", times, "memory", "store", "≥ 0.95")

@@ -56,7 +56,7 @@ def random(like: SAE, seed: int = 0) -> SAE:
     """
     made = SAE(like.design, like.origin, dtype=like.dtype, seed=seed)
     weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in like.named_parameters()}
-    for name in ("encoder", "W_dec"):
+    for name in weights.keys() & {"encoder", "W_dec"}:
         drawn = dict(made.named_parameters())[name].detach()
         weights[name] = drawn * weights[name].norm(dim=1, keepdim=True)
     return SAE.of_weights(like.design, weights, like.origin)

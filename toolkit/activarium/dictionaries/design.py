@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from activarium.errors import InputError
 
-Kind = Literal["standard", "gated", "jumprelu", "absjump", "topk", "abstopk"]
-KINDS: tuple[Kind, ...] = ("standard", "gated", "jumprelu", "absjump", "topk", "abstopk")
+Kind = Literal["standard", "gated", "jumprelu", "absjump", "topk", "abstopk", "pursuit"]
+KINDS: tuple[Kind, ...] = ("standard", "gated", "jumprelu", "absjump", "topk", "abstopk", "pursuit")
 SCALINGS = ("none", "constant_norm_rescale", "layer_norm")
 
 
@@ -18,18 +18,21 @@ class Design:
     """Sizes and arithmetic of a dictionary. With x̄ = x − b_dec (or x itself) and π = x̄ W_enc + b_enc, its codes are
 
     `standard` [π]₊; `gated` 1[π_gate > 0] · [π_mag]₊; `jumprelu` π · 1[π > threshold] · 1[π > 0]; `absjump` π · 1[|π| > threshold]; `topk` the k largest of π, then [·]₊;
-    `abstopk` the k largest of |π| with their signs. It writes codes · W_dec + b_dec (+ W_skip x).
+    `abstopk` the k largest of |π| with their signs; `pursuit` has no encoder: its codes are chosen one after another, each the direction
+    most like what is left. It writes codes · W_dec + b_dec (+ W_skip x).
 
     Attributes:
         d_in: Width of what it reads.
         features: How many features it has.
         kind: How it makes codes.
-        k: Codes that are kept in a row, for `topk` and `abstopk`.
+        k: Codes that are kept in a row, for `topk` and `abstopk`; the most that are chosen, for `pursuit`.
         d_out: Width of what it writes; that of what it reads, where nothing is said.
         transcoder: It writes another site than it reads, so nothing is subtracted from its input.
         skip: It also adds a linear map of what it reads.
         subtracts_bias: x̄ = x − b_dec.
         ranks_by_norm: `topk` ranks π · ‖W_dec‖ and writes unit directions: one feature's size in code and direction does not matter.
+        residual: `pursuit` ends where the rest of a row is shorter than this; 0 for never.
+        repeats: `pursuit` may choose a feature more than once.
         scaling: What is done to each row first and undone at the end: nothing, length √d, or mean 0 and variance 1.
     """
 
@@ -42,6 +45,8 @@ class Design:
     skip: bool = False
     subtracts_bias: bool = True
     ranks_by_norm: bool = False
+    residual: float = 0.0
+    repeats: bool = False
     scaling: str = "none"
 
     def __post_init__(self) -> None:
@@ -51,9 +56,18 @@ class Design:
             raise InputError(f"A dictionary of {self.features} features over {self.d_in} numbers: give at least one of each.")
         object.__setattr__(self, "d_out", self.d_out or self.d_in)
         top = self.kind in ("topk", "abstopk")
+        if self.kind == "pursuit":
+            object.__setattr__(self, "k", self.k or self.d_in)
+            if self.transcoder or (self.k or 0) < 1 or self.residual < 0:
+                raise InputError(
+                    f"pursuit explains the rows that it reads, with at least one code, down to a rest of at least 0; got transcoder="
+                    f"{self.transcoder}, k={self.k}, residual={self.residual:g}."
+                )
+        elif self.residual or self.repeats:
+            raise InputError(f"residual= and repeats= say when a pursuit ends; this is {self.kind}. Leave them out.")
         if top and not (self.k and 0 < self.k <= self.features):
             raise InputError(f"{self.kind} keeps k={self.k} of {self.features} features; give k from 1 to {self.features}.")
-        if not top and self.k is not None:
+        if not top and self.kind != "pursuit" and self.k is not None:
             raise InputError(f"{self.kind} keeps what is above its threshold; k={self.k} is for topk and abstopk. Leave it out.")
         if self.scaling not in SCALINGS:
             raise InputError(f"No scaling called {self.scaling!r}. Known: {', '.join(SCALINGS)}.")

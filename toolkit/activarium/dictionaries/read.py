@@ -40,10 +40,18 @@ def load(folder: str | Path, *, layout: str | None = None, scale: float | None =
         InputError: No such folder, no known layout, another architecture's or damaged weights, or a scale that is not told.
         UnknownName: No layout has that name.
     """
-    folder = bundled().get(str(folder)) or Path(folder)
+    given = str(folder)
+    folder = bundled().get(given) or Path(folder)
+    if layout:
+        layouts.entry(layout)  # a name that nothing answers to is said before the folder is looked at
+    if folder.is_file():
+        raise InputError(
+            f"{given!r} is a file; a dictionary is read from the folder that holds its weights and settings: {str(folder.parent)!r}."
+        )
     if not folder.is_dir():
         raise InputError(
-            f"There is no folder {str(folder)!r}. Dictionaries are read from local folders: download the release first (huggingface_hub.snapshot_download)."
+            f"There is no folder {given!r}, and no bundled dictionary of that name ({', '.join(bundled())}). A name of a hub or a release is not looked up: "
+            "download it first (huggingface_hub.snapshot_download) and give the folder that holds its weights."
         )
     found = _found(folder, layout)
     factor = found.scale if scale is None else scale
@@ -80,8 +88,8 @@ def save(sae: SAE, folder: str | Path) -> Path:
     temporary = folder.with_name(folder.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    weights = {name: p.detach().cpu() for name, p in sae.named_parameters() if name != "encoder"} | {"W_enc": sae.W_enc.detach().cpu()}
-    save_file({name: w.contiguous() for name, w in weights.items()}, temporary / WEIGHTS)
+    weights = {"W_enc" if name == "encoder" else name: p.T if name == "encoder" else p for name, p in sae.named_parameters()}
+    save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, temporary / WEIGHTS)
     (temporary / "cfg.json").write_text(json.dumps(_settings(sae), indent=1), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     return temporary.rename(folder)
@@ -99,7 +107,10 @@ def _settings(sae: SAE) -> dict[str, Any]:
         "normalize_activations": design.scaling,
         "reshape_activations": "hook_z" if origin.site.endswith("attn.z") else "none",
     }
-    said |= {"k": design.k, "rescale_acts_by_decoder_norm": design.ranks_by_norm} if design.k else {}
+    if design.kind == "pursuit":
+        said |= {"max_iterations": design.k, "residual_threshold": design.residual, "stop_on_duplicate_support": not design.repeats}
+    elif design.k:
+        said |= {"k": design.k, "rescale_acts_by_decoder_norm": design.ranks_by_norm}
     said |= {"d_out": design.d_out} if design.transcoder else {}
     processing = {"center_writing_weights": origin.centred, "fold_ln": origin.folded}
     about = {

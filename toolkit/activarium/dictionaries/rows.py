@@ -16,7 +16,7 @@ EXCLUDED = ("bos", "cls", "register", "special")
 BLOCK = 256  # rows that are read together
 MIXED = 64  # blocks of which a batch is drawn: rows of one text lie in few of them
 MEASURED = 100_000  # rows that the statistics are taken of
-MEDIAN = 20_000  # of them, those of which a median is taken: they are held at once
+HELD = 20_000  # of them, those that are kept where medians or clusters are wanted
 
 
 class RowSource:
@@ -105,8 +105,8 @@ class RowSource:
             yield from np.split(pool[:whole], whole // batch) if whole else ()
             rest = pool[whole:]
 
-    def statistics(self, seed: int, *, medians: bool = False) -> Statistics:
-        """Mean, length and spread over at most 100 000 rows, drawn evenly over the whole; medians over at most 20 000 of them."""
+    def statistics(self, seed: int, *, keep: bool = False) -> Statistics:
+        """Mean, length and spread over at most 100 000 rows, drawn evenly over the whole; at most 20 000 of them are kept if asked."""
         index = self.chosen
         if len(index) > MEASURED:
             index = np.sort(np.random.default_rng([seed, 1 << 20]).choice(index, MEASURED, replace=False))
@@ -116,7 +116,7 @@ class RowSource:
                 wide = values.double()
                 side.append(torch.cat([wide.sum(0), wide.square().sum(0), wide.norm(dim=1).sum()[None]]))
         sides = [torch.stack(side).sum(0) / len(index) for side in sums]
-        held = self.read(index[:: -(-len(index) // MEDIAN)]) if medians else (None, None)
+        held = self.read(index[:: -(-len(index) // HELD)]) if keep else (None, None)
         return Statistics(*(_Side.of(side, rows) for side, rows in zip(sides, held, strict=True)), rows=len(index))
 
 
@@ -125,18 +125,19 @@ class _Side:
     mean: Tensor
     variance: Tensor
     length: float
-    median: Tensor | None = None
+    rows: Tensor | None = None
 
     @staticmethod
     def of(sums: Tensor, rows: Tensor | None) -> _Side:
         width = (len(sums) - 1) // 2
         mean = sums[:width]
-        median = None if rows is None else rows.median(dim=0).values.double()
-        return _Side(mean, (sums[width : 2 * width] - mean.square()).clamp_min(0), float(sums[-1]), median)
+        return _Side(mean, (sums[width : 2 * width] - mean.square()).clamp_min(0), float(sums[-1]), rows)
 
     def centre(self, name: str) -> Tensor:
-        """The mean of each number, or its median."""
-        return self.mean if name != "median" or self.median is None else self.median
+        """The mean of each number, its median over the kept rows, or zero."""
+        if name == "median" and self.rows is not None:
+            return self.rows.median(dim=0).values.double()
+        return self.mean if name == "mean" else torch.zeros_like(self.mean)
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,15 @@ class Statistics:
 def _flat(values: Tensor, site: Activations, index: np.ndarray) -> Tensor:
     found = values.flatten(1).float()
     if not bool(found.isfinite().all()):
-        row = int(index[int((~found.isfinite()).any(1).nonzero()[0])])
+        at = int((~found.isfinite()).any(1).nonzero()[0])
+        row, name = int(index[at]), site.site or "the rows"
+        if values.dtype == torch.float16 and not bool(found[at].isnan().any()):
+            raise NotFinite(
+                f"Row {row:,} of {name} was kept in float16, which ends at 65,504: what was larger is infinite now. "
+                "Capture again with dtype='bfloat16' or 'float32', or leave that example out: store.select(…)."
+            )
         raise NotFinite(
-            f"Row {row:,} of {site.site or 'the rows'} holds NaN or infinity, from which nothing can be learnt. "
+            f"Row {row:,} of {name} holds NaN or infinity, from which nothing can be learnt. "
             "Capture in float32 or bfloat16, or leave that example out: store.select(…)."
         )
     return found

@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 from activarium.dictionaries.codes import Codes
 from activarium.dictionaries.design import Design, Origin
 from activarium.dictionaries.dictionary import FeatureDictionary
+from activarium.dictionaries.pursuit import pursue
 from activarium.errors import InputError
 
 EPS = 1e-5  # of the variance under `layer_norm`
@@ -23,7 +24,7 @@ class SAE(nn.Module, FeatureDictionary):
     Attributes:
         design: Sizes and arithmetic.
         origin: What it was trained on.
-        W_enc: `d_in feature`, a view of `encoder` (`feature d_in`, rows together in memory).
+        W_enc: `d_in feature`, a view of `encoder` (`feature d_in`, rows together in memory); `pursuit` has none but its directions.
         W_dec: `feature d_out`, the directions.
         b_dec: `d_out`.
         b_enc: `feature`; `gated` has `b_gate`, `b_mag` and `r_mag` instead.
@@ -39,6 +40,7 @@ class SAE(nn.Module, FeatureDictionary):
         (4, 8, True)
     """
 
+    encoder: Tensor
     b_enc: Tensor
     b_gate: Tensor
     b_mag: Tensor
@@ -58,9 +60,10 @@ class SAE(nn.Module, FeatureDictionary):
             if out == width
             else nn.functional.normalize(torch.randn(features, width, generator=generator, dtype=dtype), dim=1)
         )
-        self.encoder, self.W_dec = nn.Parameter(encoder), nn.Parameter(directions)
-        self.b_dec = nn.Parameter(torch.zeros(out, dtype=dtype))
-        for name in ("b_gate", "b_mag", "r_mag") if design.kind == "gated" else ("b_enc",):
+        if design.kind != "pursuit":
+            self.encoder = nn.Parameter(encoder)
+        self.W_dec, self.b_dec = nn.Parameter(directions), nn.Parameter(torch.zeros(out, dtype=dtype))
+        for name in {"gated": ("b_gate", "b_mag", "r_mag"), "pursuit": ()}.get(design.kind, ("b_enc",)):
             self.register_parameter(name, nn.Parameter(torch.zeros(features, dtype=dtype)))
         if design.kind in ("jumprelu", "absjump"):
             self.threshold = nn.Parameter(torch.full((features,), 1e-3, dtype=dtype))
@@ -98,7 +101,7 @@ class SAE(nn.Module, FeatureDictionary):
 
     @property
     def W_enc(self) -> Tensor:
-        return self.encoder.T
+        return self.W_dec.T if self.design.kind == "pursuit" else self.encoder.T
 
     @property
     def directions(self) -> Tensor:
@@ -140,8 +143,10 @@ class SAE(nn.Module, FeatureDictionary):
                 per_sample_weights=found.values.to(self.dtype),
                 include_last_offset=True,
             )
-            return mixed + self.b_dec
-        return feature_acts.to(self.dtype) @ directions + self.b_dec
+        else:
+            mixed = feature_acts.to(self.dtype) @ directions
+        # As sae-lens has it: a pursuit that takes no b_dec off puts none back.
+        return mixed if self.design.kind == "pursuit" and not self.design.subtracts_bias else mixed + self.b_dec
 
     def forward(self, x: Tensor) -> Tensor:
         """What it makes of rows `row d_in`: `row d_out`."""
@@ -167,6 +172,9 @@ class SAE(nn.Module, FeatureDictionary):
     def _encoded(self, x: Tensor, features: Sequence[int] | None = None) -> Tensor:
         design = self.design
         x = x - self.b_dec if design.subtracts_bias else x
+        if design.kind == "pursuit":
+            codes = pursue(x, self.W_dec, design.k or design.d_in, design.residual, design.repeats)
+            return codes if features is None else codes[:, list(features)]
         chosen = slice(None) if features is None or design.k is not None else list(features)
         raw = linear(x, self.encoder[chosen])
         if design.kind == "gated":
@@ -196,6 +204,8 @@ class SAE(nn.Module, FeatureDictionary):
     def folded(self, scale: float = 1.0, target_scale: float | None = None, *, unit: bool = False) -> SAE:
         """The same dictionary for rows that are not scaled first, or with directions of length 1.
 
+        The codes stay, but for `pursuit`: its codes become smaller by `scale`.
+
         Args:
             scale: It was trained on `scale * x`; the new one takes x, with the same codes.
             target_scale: What it writes is to be divided by this; by `scale`, where nothing is said.
@@ -209,9 +219,12 @@ class SAE(nn.Module, FeatureDictionary):
         written = scale if target_scale is None else target_scale
         if design.subtracts_bias and written != scale:
             raise InputError(f"It takes b_dec from what it reads, so both sides have one scale; got {scale} and {written}.")
-        w["encoder"] *= scale
-        w["W_dec"] /= written
         w["b_dec"] /= written
+        if design.kind == "pursuit":  # directions and encoder are one: its codes are what changes
+            design = replace(design, residual=design.residual / scale)
+        else:
+            w["encoder"] *= scale
+            w["W_dec"] /= written
         if design.skip:
             w["W_skip"] *= scale / written
         if unit:

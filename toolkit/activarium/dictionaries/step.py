@@ -19,15 +19,15 @@ class Step:
         loss: What is minimised.
         error: Squared error of the whole batch.
         fired: Features with a code in the batch, boolean.
-        active: Codes in the batch.
-        threshold: Smallest size of a code that was kept, or None where no batch decides together.
+        active: Codes in the batch, one number that is still on the device: no step waits for it.
+        threshold: Smallest size of a code that was kept (infinite where none was), or None where no batch decides together.
     """
 
     loss: Tensor
     error: Tensor
     fired: Tensor
-    active: int
-    threshold: float | None = None
+    active: Tensor
+    threshold: Tensor | None = None
 
 
 def base(sae: SAE, x: Tensor) -> Tensor:
@@ -40,3 +40,9 @@ def centred(sae: SAE, x: Tensor) -> tuple[Tensor, Tensor | None]:
     shift = sae.b_dec if sae.design.subtracts_bias else None
     with torch.no_grad():
         return x if shift is None else x - shift, shift
+
+
+def squared(error: Tensor) -> Tensor:
+    """Sum of squares, in one pass."""
+    flat = error.flatten()
+    return torch.dot(flat, flat)

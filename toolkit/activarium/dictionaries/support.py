@@ -43,24 +43,25 @@ class Support:
     def rows(self) -> Tensor:
         """Row of each entry, int64."""
         counts = self.starts.diff()
-        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts, output_size=len(self.features))
 
     @cached_property
     def _by_feature(self) -> tuple[Tensor, Tensor, Tensor]:
         # Sorted once; the gradients of both weights use it.
-        order = self.features.argsort(stable=True)
-        starts = torch.zeros(self.width + 1, dtype=torch.int64, device=order.device)
-        starts[1:] = torch.bincount(self.features, minlength=self.width).cumsum(0)
+        ascending, order = self.features.sort(stable=True)
+        starts = torch.searchsorted(ascending, torch.arange(self.width + 1, device=order.device))
         return order, starts, self.rows[order]
 
     def sums(self, weights: Tensor, values: Tensor) -> Tensor:
         """`feature column`: for each feature, the rows of `values` `row column` in which it is active, times the entry's weight."""
         order, starts, rows = self._by_feature
-        return _sparse(starts, rows, weights[order], (self.width, len(values))) @ values
+        # Bags, not a product of a sparse matrix: the same sums in less than half the time, and less when memory is busy.
+        return embedding_bag(rows, values, starts, mode="sum", per_sample_weights=weights[order], include_last_offset=True)
 
     def dots(self, rows: Tensor, directions: Tensor) -> Tensor:
         """For each entry, its row of `row column` times its feature's direction, `feature column`; no row is gathered."""
-        pattern = _sparse(self.starts, self.features, rows.new_zeros(len(self.features)), (len(rows), self.width))
+        # 32-bit places: the library beneath takes no others and would convert them each time.
+        pattern = _sparse(self.starts.int(), self.features.int(), rows.new_zeros(len(self.features)), (len(rows), self.width))
         return torch.sparse.sampled_addmm(pattern, rows, directions.T, beta=0.0).values()
 
     def totals(self, weights: Tensor) -> Tensor:

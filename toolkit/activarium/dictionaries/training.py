@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -54,6 +56,7 @@ def train(
     seed: int = 0,
     pause: str | Path | None = None,
     every: int = 500,
+    device: str = "cpu",
     progress: bool = True,
 ) -> Trained | list[Trained]:
     """Train dictionaries on a site's rows.
@@ -73,6 +76,7 @@ def train(
         seed: Order of the rows.
         pause: A file that the state is written to now and then; a call with the same arguments goes on from it, to the same bits.
         every: Steps between such writes.
+        device: Where it learns, `cpu` or `cuda`. Rows are read and their order drawn on the processor, so they are the same everywhere.
         progress: Show a bar with unexplained variance, codes per row and dead features of the last steps.
 
     Returns:
@@ -101,6 +105,7 @@ def train(
         >>> made.sae.design.kind, made.sae.origin.site
         ('topk', 'blocks.1.mlp.post')
     """
+    _check_device(device)
     recipes = [recipe] if isinstance(recipe, Recipe) else list(recipe)
     source = RowSource(_one(recording, site), None if target is None else _one(recording, target), exclude)
     if len(source) < batch:
@@ -109,13 +114,14 @@ def train(
             f"{site} has {len(source):,} rows{left}; one batch takes {batch:,}. Capture more, or take batch={max(1, len(source) // 4)}."
         )
     wanted = steps or int(np.clip(10 * len(source) / batch, 200, 20_000))
-    statistics = source.statistics(seed, medians=any(one.centre == "median" for one in recipes))
-    learners = [Learner(one, statistics, target is not None, wanted) for one in recipes]
+    statistics = source.statistics(seed, keep=any(one.centre == "median" or one.archetypes for one in recipes))
+    learners = [Learner(one, statistics, target is not None, wanted, device) for one in recipes]
     plan = _plan(recording, site, target, recipes, batch, wanted, list(exclude), seed)
     history: list[list[dict[str, float]]] = [[] for _ in recipes]
     first = _go_on(pause, plan, learners, history)
     with _bar(progress, wanted, first) as show:
-        for step, (x, y) in zip(range(first, wanted), source.batches(batch, seed, first), strict=False):
+        rows = source.batches(batch, seed, first)
+        for step, (x, y) in zip(range(first, wanted), rows if device == "cpu" else _ahead(rows), strict=False):
             for learner in learners:
                 learner.learn(x, y)
             if (step + 1) % NOTE == 0 or step + 1 == wanted:
@@ -129,6 +135,30 @@ def train(
         for learner, notes in zip(learners, history, strict=True)
     ]
     return made[0] if isinstance(recipe, Recipe) else made
+
+
+def _check_device(device: str) -> None:
+    kind, _, number = device.partition(":")
+    here = {"cpu": 1, "cuda": torch.cuda.device_count()}
+    if kind not in here or not 0 <= int(number or 0) < here[kind]:
+        raise InputError(
+            f"There is no device {device!r} here to train on; there is {'cpu, cuda' if here['cuda'] else 'cpu'}. Leave device= out."
+        )
+
+
+def _ahead(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches, the next one read and pinned while an accelerator works on this one."""
+
+    def read() -> tuple[Tensor, Tensor]:
+        x, y = next(batches)
+        pinned = x.pin_memory()
+        return pinned, pinned if y is x else y.pin_memory()
+
+    with ThreadPoolExecutor(1) as reader:
+        waiting = reader.submit(read)
+        while True:
+            ready, waiting = waiting.result(), reader.submit(read)
+            yield ready
 
 
 def _one(recording: Recording, site: str) -> Activations:

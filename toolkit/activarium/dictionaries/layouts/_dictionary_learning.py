@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from activarium.dictionaries.design import Design, Kind, Origin
-from activarium.dictionaries.layouts.files import Found, filled, need, tensors, words
+from activarium.dictionaries.layouts.files import Found, filled, need, tensors, whole, words
 from activarium.errors import InputError
 
 CLASSES: dict[str, Kind] = {
@@ -43,7 +43,7 @@ def dictionary_learning(folder: Path) -> Found | None:
         d_in=encoder.shape[1],
         features=len(encoder),
         kind=kind,
-        k=int(need(trainer, "k", settings)) if kind == "topk" else None,
+        k=whole(trainer, "k", settings) if kind == "topk" else None,
         subtracts_bias=called != "JumpReluAutoEncoder",
     )
     layer = trainer.get("layer")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from activarium.dictionaries.design import Design, Origin
-from activarium.dictionaries.layouts.files import Found, need, our_site, tensors, words
+from activarium.dictionaries.layouts.files import Found, our_site, tensors, whole, words
 from activarium.errors import InputError
 
 WEIGHTS = "sae_weights.safetensors"
@@ -25,6 +25,7 @@ ARCHITECTURES = {
     "skip_transcoder": ("standard", True, True),
     "jumprelu_transcoder": ("jumprelu", True, False),
     "jumprelu_skip_transcoder": ("jumprelu", True, True),
+    "matching_pursuit": ("pursuit", False, False),
     # Words of ours: sae-lens has no such dictionaries.
     "absjump": ("absjump", False, False),
     "absjump_transcoder": ("absjump", True, False),
@@ -36,7 +37,7 @@ ARCHITECTURES = {
     "abstopk_transcoder": ("abstopk", True, False),
     "abstopk_skip_transcoder": ("abstopk", True, True),
 }
-THEIRS = tuple(ARCHITECTURES)[:9]  # those that sae-lens reads too
+THEIRS = tuple(ARCHITECTURES)[:10]  # those that sae-lens reads too
 OLD_NAMES = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
 ABOUT = ("model_name", "hook_name", "hook_name_out", "hook_head_index", "context_size", "prepend_bos", "dataset_path", "model_class_name")
 
@@ -57,23 +58,31 @@ def of_words(said: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) 
         InputError: Its architecture is not computed here, or a setting is missing.
     """
     architecture = str(said.get("architecture", "standard"))
+    if architecture == "temporal":
+        raise InputError(
+            f"{name} is a temporal dictionary of sae-lens: its code of a token depends on all tokens before it, and a dictionary here reads "
+            "rows one by one. sae-lens itself runs it on whole texts: SAE.load_from_disk."
+        )
     if architecture not in ARCHITECTURES:
         raise InputError(
             f"{name} is a sae-lens dictionary of the architecture {architecture!r}, whose codes are not computed here. "
             f"Known: {', '.join(ARCHITECTURES)}. sae-lens itself loads it: SAE.load_from_disk({name!r})."
         )
     kind, transcoder, skip = ARCHITECTURES[architecture]
+    pursuit = kind == "pursuit"
     scaling = str(said.get("normalize_activations") or "none")
     design = Design(
-        d_in=int(need(said, "d_in", name)),
-        features=int(need(said, "d_sae", name)),
+        d_in=whole(said, "d_in", name),
+        features=whole(said, "d_sae", name),
         kind=kind,  # pyright: ignore[reportArgumentType]
-        k=int(need(said, "k", name)) if kind in ("topk", "abstopk") else None,
-        d_out=int(said["d_out"]) if transcoder else None,
+        k=whole(said, "k", name) if kind in ("topk", "abstopk") else said.get("max_iterations") if pursuit else None,
+        d_out=whole(said, "d_out", name) if transcoder else None,
         transcoder=transcoder,
         skip=skip,
         subtracts_bias=bool(said.get("apply_b_dec_to_input", True)) and not transcoder,
         ranks_by_norm=bool(said.get("rescale_acts_by_decoder_norm", False)),
+        residual=float(said.get("residual_threshold", 1e-2)) if pursuit else 0.0,
+        repeats=pursuit and not said.get("stop_on_duplicate_support", True),
         scaling="none" if scaling == "expected_average_only_in" else scaling,
     )
     return Found(design, _weights(weights), origin(said.get("metadata") or {}))

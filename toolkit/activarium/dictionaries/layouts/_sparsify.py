@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from activarium.dictionaries.design import Design, Origin
-from activarium.dictionaries.layouts.files import Found, need, tensors, words
+from activarium.dictionaries.layouts.files import Found, need, tensors, whole, words
 from activarium.errors import InputError
 
 
@@ -33,7 +33,7 @@ def sparsify(folder: Path) -> Found | None:
         d_in=encoder.shape[1],
         features=len(encoder),
         kind="topk",
-        k=int(need(said, "k", settings)),
+        k=whole(said, "k", settings),
         d_out=decoder.shape[1],
         transcoder=transcoder,
         skip=skip is not None,

@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from pickle import UnpicklingError  # the error alone: nothing is unpickled
 from typing import Any
@@ -19,6 +20,9 @@ from torch import Tensor
 from activarium.dictionaries.design import Design, Origin
 from activarium.errors import InputError
 from activarium.lens_names import NORMED, lens_alias
+
+EXPANDS = 1000  # how many times larger than its file an array may be: zeros pack well
+MOST = 1 << 30  # features or numbers in a row
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         if path.suffix == ".npz":
+            _weigh(path)
             with np.load(path, allow_pickle=False) as file:
                 return {name: torch.from_numpy(file[name]) for name in file.files}
         if path.suffix == ".pt":
@@ -65,11 +70,38 @@ def tensors(path: Path) -> dict[str, Tensor]:
             found = load_file(path)
     except UnpicklingError as error:  # torch's reader of bare weights met an object
         raise InputError(f"{path} holds something else than tensors, which is never loaded: {first_line(error)}") from error
-    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, MemoryError, zipfile.BadZipFile, SafetensorError) as error:
         raise InputError(f"{path} cannot be read: {first_line(error)}. Download the dictionary again.") from error
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise InputError(f"{path} holds something else than named tensors. Is it a checkpoint of a whole training?")
     return found
+
+
+def _weigh(path: Path) -> None:
+    """Refuse an archive whose arrays would be larger than what it holds, before anything is allocated."""
+    with zipfile.ZipFile(path) as archive:
+        for inside in archive.infolist():
+            with archive.open(inside) as file:
+                version = np.lib.format.read_magic(file)
+                head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, kind = head(file)
+            size = prod(shape) * kind.itemsize
+            if size > inside.file_size or inside.file_size > EXPANDS * max(1, inside.compress_size):
+                raise ValueError(
+                    f"{inside.filename!r} claims {size:,} bytes, shape {shape}, and holds {inside.compress_size:,}: it is damaged or was made to harm"
+                )
+
+
+def whole(found: Mapping[str, Any], name: str, path: Path | str) -> int:
+    """A count that a file must have, at least 1.
+
+    Raises:
+        InputError: It is missing, no whole number, or larger than any dictionary.
+    """
+    value = need(found, name, path)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < MOST:
+        raise InputError(f"{path} says {name} {value!r}; wanted a whole number from 1 to {MOST:,}. Is the file damaged?")
+    return value
 
 
 def first_line(error: Exception) -> str:
