@@ -182,9 +182,8 @@ def _quality(lines: Mapping[str, Mapping[str, float]], passes: Sequence[_Pass]) 
 def _sentence(name: str, lines: Mapping[str, Mapping[str, float]], rows: int) -> str:
     here = lines[name]
     # The last one has as many codes.
-    random = next(
-        (figures for n, figures in reversed(lines.items()) if n.startswith("random directions") and n.endswith(f"as {name}")), None
-    )
+    found = [n for n in lines if n.startswith("random directions") and n.endswith(f", as {name}")]
+    random = lines[found[-1]] if found else None
     beside = f" (random directions {random['FVU']:.3g})" if random else ""
     dead = f"{here['dead']:,.0f} of {here['features']:,.0f} features never fire in {rows:,} rows"
     return (
@@ -202,7 +201,7 @@ def _losses(names: Sequence[str], table: Ranking) -> list[str]:
             (word, table.columns.get(f"{word} recovered (zero)"), table.columns.get(f"{word} recovered (mean)")) for word in ("CE", "KL")
         ]
         words = [
-            f"{100 * zero[i]:.3g} % of {word} against zero, {100 * mean[i]:.3g} % against {MEAN}"
+            f"{100 * zero[i]:.4g} % of {word} against zero, {100 * mean[i]:.4g} % against {MEAN}"
             for word, zero, mean in shares
             if zero is not None and mean is not None
         ]
