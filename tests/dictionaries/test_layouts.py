@@ -330,7 +330,7 @@ def test_wrong_shapes_missing_names_and_no_dictionary_at_all(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no dictionary in a layout known here .*sae_lens.*; it holds nothing"):
         load(tmp_path / "empty")
-    with pytest.raises(InputError, match="There is no folder 'gpt2-small-res-jb'. Dictionaries are read from local folders"):
+    with pytest.raises(InputError, match="There is no folder 'gpt2-small-res-jb', and no bundled dictionary of that name"):
         load("gpt2-small-res-jb")
     with pytest.raises(UnknownName, match="No layout of dictionaries called 'saelens'. Did you mean 'sae_lens'"):
         load(tmp_path / "a", layout="saelens")
