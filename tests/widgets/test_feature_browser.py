@@ -272,6 +272,11 @@ def test_a_page_that_does_not_fit_leaves_nothing_behind():
     with pytest.raises(InputError):
         book.add(3, page(3) | {"promoted": 3}, {})
     assert book.pack() == before
+    last = page(4)
+    book.add(4, last, {})
+    arrays = payload.unpack(*book.pack())
+    sheet = json.loads(arrays["words"].tobytes())[1]
+    assert numbers(arrays, sheet["contexts"][0]["values"]).tolist() == last["contexts"][0]["values"].tolist()
 
 
 def test_the_still_picture_reads_the_opened_page_alone():

@@ -99,6 +99,15 @@ it("goes back and forward as a browser does", () => {
   ]);
 });
 
+it("forgets all that lay ahead once it goes elsewhere", () => {
+  const visits = new Visits();
+  for (const feature of [1, 2, 3]) visits.go(feature);
+  visits.step(-1);
+  visits.step(-1);
+  visits.go(9);
+  expect([visits.has(1), visits.step(-1)]).toEqual([false, 1]);
+});
+
 it("keeps a few, the ones used last", () => {
   const few = new Few<string>(2);
   few.set(1, "a");
