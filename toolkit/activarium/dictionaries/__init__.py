@@ -6,17 +6,21 @@ from activarium.dictionaries.coded import CodedRows, LiveCodes, rows_for
 from activarium.dictionaries.codes import Codes
 from activarium.dictionaries.design import Design, Origin
 from activarium.dictionaries.dictionary import FeatureDictionary
+from activarium.dictionaries.factorising import Factorised, factorise
 from activarium.dictionaries.read import load, save
 from activarium.dictionaries.recipe import Recipe
 from activarium.dictionaries.rows import RowSource
 from activarium.dictionaries.sae import SAE
+from activarium.dictionaries.snmf import SNMF, residual_directions
 from activarium.dictionaries.training import Trained, train
 
 __all__ = [
     "SAE",
+    "SNMF",
     "CodedRows",
     "Codes",
     "Design",
+    "Factorised",
     "FeatureDictionary",
     "LiveCodes",
     "Origin",
@@ -25,7 +29,9 @@ __all__ = [
     "Trained",
     "as_dictionary",
     "controls",
+    "factorise",
     "load",
+    "residual_directions",
     "rows_for",
     "save",
     "train",
