@@ -195,16 +195,18 @@ def _check(source: RowSource, features: int, share: float | None, init: str, res
 
 def _finished(pieces: Pieces, z: Tensor, origin: Origin) -> tuple[SNMF, Codes, dict[str, Any]]:
     """Directions of length 1, those that write most first; exact codes, and the error they leave."""
-    norms = z.norm(dim=0)
+    norms = z.norm(dim=0)  # coefficients had columns of length 1 there, so this is what each factor wrote
+    order = norms.argsort(descending=True, stable=True)
     unit = torch.where(norms > 0, z / norms.clamp_min(torch.finfo(z.dtype).tiny), 0)
-    snmf = SNMF(unit.T.contiguous())
-    codes = torch.cat([snmf.encode(rows) for _, rows in pieces])
-    written = codes.double().square().sum(0)
-    order = written.argsort(descending=True, stable=True)
-    snmf, codes = SNMF(snmf.directions[order].contiguous(), origin), codes[:, order]
-    left = sum(float((rows - snmf.decode(codes[place])).double().square().sum()) for place, rows in pieces)
+    snmf = SNMF(unit[:, order].T.contiguous(), origin)
+    left, written, parts = 0.0, torch.zeros(snmf.width, dtype=torch.float64), []
+    for _, rows in pieces:
+        codes = snmf.encode(rows)
+        left += float((rows - snmf.decode(codes)).double().square().sum())
+        written += codes.double().square().sum(0)
+        parts.append(Codes.of_dense(codes))
     around = pieces.square - pieces.count * float(pieces.mean.square().sum())
-    return snmf, Codes.of_dense(codes), {"left": left, "around": around, "written": written[order]}
+    return snmf, Codes.concatenate(parts), {"left": left, "around": around, "written": written}
 
 
 def _report(
@@ -238,15 +240,16 @@ def _report(
         "pairs alike": twice,
         "rows in memory": pieces.held,
     }
+    order = np.argsort(-written, kind="stable")
     columns = {"active rows": codes.fires.numpy() / max(1, len(codes)), "entries": (snmf.directions != 0).sum(1).numpy()}
     parts = {
         "error": Series(
             steps, {"this step": losses, "best so far": np.minimum.accumulate(losses)}, "step", title="Error", unit="share of Σ‖a‖²"
         ),
         "factors": Ranking(
-            tuple(str(i) for i in range(snmf.width)),
-            written / pieces.square,
-            columns,
+            tuple(str(i) for i in order),
+            written[order] / pieces.square,
+            {name: column[order] for name, column in columns.items()},
             title="Factors by what they write",
             unit="Σ g² / Σ‖a‖²",
         ),

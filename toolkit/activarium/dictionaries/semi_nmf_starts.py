@@ -16,13 +16,13 @@ Start = Literal["kmeans", "random", "svd"]
 STARTS: tuple[Start, ...] = ("kmeans", "random", "svd")
 LEAST = 1e-6  # a coefficient of exactly zero would stay zero for ever
 OTHERS = 0.02  # coefficient of every other cluster, beside 1 of a row's own: with less, rows hardly ever leave their cluster
-SAMPLE = 20_000  # rows that k-means is run on
+SAMPLE = 20  # rows for each feature that k-means is run on, and 2000 at least
 
 
 def start(pieces: Pieces, features: int, kind: Start, seed: int) -> Tensor:
     """Coefficients `row feature` to begin with, at least 1e-6 of the usual size; exactly zero only in rows that are all zero.
 
-    `kmeans`: 15 Lloyd iterations of scikit-learn's KMeans on at most 20 000 rows, then every row belongs to its nearest centre (1),
+    `kmeans`: 15 Lloyd iterations of scikit-learn's KMeans on 20 rows for each feature (2000 at least), then every row belongs to its nearest centre (1),
     and a little to all others (0.02).
     `random`: uniform from 0 to 1. `svd`: the positive part of the rows along each singular vector, with the sign that has more of it.
     """
@@ -66,7 +66,7 @@ def _centres(pieces: Pieces, features: int, seed: int) -> Tensor:
         raise InputError(
             f"k-means wants a row for each of {features} features; {len(filled):,} rows are not all zero. Take fewer features, or init='random'."
         )
-    chosen = np.sort(np.random.default_rng(seed).choice(filled, min(SAMPLE, len(filled)), replace=False))
+    chosen = np.sort(np.random.default_rng(seed).choice(filled, min(max(2000, SAMPLE * features), len(filled)), replace=False))
     rows = torch.cat([rows[chosen[(chosen >= p.start) & (chosen < p.stop)] - p.start] for p, rows in pieces])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than features: the report says what comes of it
