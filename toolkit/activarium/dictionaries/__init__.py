@@ -7,6 +7,7 @@ from activarium.dictionaries.codes import Codes
 from activarium.dictionaries.design import Design, Origin
 from activarium.dictionaries.dictionary import FeatureDictionary
 from activarium.dictionaries.factorising import Factorised, factorise
+from activarium.dictionaries.levels import Levels, factorise_levels
 from activarium.dictionaries.read import load, save
 from activarium.dictionaries.recipe import Recipe
 from activarium.dictionaries.rows import RowSource
@@ -22,6 +23,7 @@ __all__ = [
     "Design",
     "Factorised",
     "FeatureDictionary",
+    "Levels",
     "LiveCodes",
     "Origin",
     "Recipe",
@@ -30,6 +32,7 @@ __all__ = [
     "as_dictionary",
     "controls",
     "factorise",
+    "factorise_levels",
     "load",
     "residual_directions",
     "rows_for",
