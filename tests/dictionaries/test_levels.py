@@ -47,9 +47,14 @@ def test_families_are_found_and_activations_are_the_products():
 def test_tuning_lowers_the_error_and_keeps_signs_entries_and_lengths():
     plain, tuned = made(), made(tune=60, rate=0.02)
     assert tuned.errors[1] < plain.errors[1]
+    assert tuned.errors[0] < plain.errors[0] + 0.01, "a better coarse level does not cost the fine one"
+    for level, snmf in enumerate(tuned.levels):
+        left = planted()[1][SITE].tensor - tuned.activations(level) @ snmf.directions
+        assert tuned.errors[level] == pytest.approx(float(left.square().sum() / planted()[1][SITE].tensor.square().sum()), rel=1e-3)
     assert tuned.tuned == 60
     assert all(bool((c >= 0).all()) for c in tuned.coefficients)
-    assert torch.equal(tuned.levels[1].directions != 0, plain.levels[1].directions != 0)
+    for mine, theirs in zip(tuned.levels, plain.levels, strict=True):
+        assert torch.equal(mine.directions != 0, theirs.directions != 0)
     for snmf in tuned.levels:
         assert torch.allclose(snmf.directions.norm(dim=1), torch.ones(snmf.width), atol=1e-5)
 

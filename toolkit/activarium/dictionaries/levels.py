@@ -88,8 +88,8 @@ def factorise_levels(
         share: Entries that each factor keeps, on every level.
         init: See `factorise`.
         restarts: See `factorise`.
-        tune: Steps of Adam on the squared error of the coarsest level, over all coefficients and its directions together; 0 for none. Each
-            reads all rows. After each step what is negative is set to zero, and the directions keep their entries.
+        tune: Steps of Adam on the squared errors of all levels, added, over all coefficients and directions together; 0 for none. Each reads all
+            rows. After each step what is negative is set to zero, and directions keep the entries they have.
         rate: Of Adam, relative to the mean size of what it moves.
         exclude: Row kinds that are left out.
         seed: Of the starts.
@@ -106,7 +106,8 @@ def factorise_levels(
         Attribute Representations, arXiv:1509.03248.
 
     Differs:
-        The published tuning lets coefficients become negative.
+        The published tuning lets coefficients become negative. Which levels' error it lowers is not established; with that of the coarsest alone the
+        finer factors would become sums of a few coarse ones, so ours adds all.
     """
     if not features or any(b >= a for a, b in pairwise(features)):
         raise InputError(f"features={tuple(features)}: each level has fewer factors than the one before, as in (100, 50, 25).")
@@ -153,36 +154,37 @@ def _errors(levels: Levels, pieces: Pieces) -> tuple[float, ...]:
 
 
 def _tuned(levels: Levels, pieces: Pieces, steps: int, rate: float, progress: bool) -> Levels:
-    """Adam on all coefficients and the coarsest directions; the directions between follow from them."""
-    start = [*levels.coefficients, levels.levels[-1].directions * levels.scales[-1][:, None]]
+    """Adam on all coefficients and the directions of all levels, whose errors are added."""
+    depth = len(levels.levels)
+    start = [*levels.coefficients, *(d.directions * scale[:, None] for d, scale in zip(levels.levels, levels.scales, strict=True))]
     moved = [value.clone().requires_grad_() for value in start]
-    kept = start[-1] != 0
-    groups = [{"params": [m], "lr": rate * float(m.detach().abs().mean())} for m in moved]
-    adam = torch.optim.Adam(groups)
+    kept = [value != 0 for value in start[depth:]]
+    adam = torch.optim.Adam([{"params": [m], "lr": rate * float(m.detach().abs().mean())} for m in moved])
     with progress_bar(progress, "tuning", steps, "steps") as advance:
         for _ in range(steps):
             adam.zero_grad()
             total = 0.0
             for place, rows in pieces:
-                loss = (rows - _product([moved[0][place], *moved[1:]])).square().sum() / pieces.square
+                loss = _summed(rows, moved[0][place], moved[1:depth], moved[depth:]) / pieces.square
                 loss.backward()
                 total += float(loss.detach())
             adam.step()
             with torch.no_grad():
-                for coefficients in moved[:-1]:
+                for coefficients in moved[:depth]:
                     coefficients.clamp_min_(0)
-                moved[-1].mul_(kept)
-            advance(1, note=f"error {total:.4f}")
-    return _refilled(levels, [m.detach() for m in moved], steps)
+                for directions, stays in zip(moved[depth:], kept, strict=True):
+                    directions.mul_(stays)
+            advance(1, note=f"error {total / depth:.4f}")
+    found = [m.detach() for m in moved]
+    lengths = [torch.where(d.norm(dim=1) > 0, d.norm(dim=1), 1) for d in found[depth:]]
+    unit = tuple(SNMF(d / n[:, None], levels.levels[0].origin) for d, n in zip(found[depth:], lengths, strict=True))
+    return replace(levels, levels=unit, coefficients=tuple(found[:depth]), scales=tuple(lengths), tuned=steps)
 
 
-def _refilled(levels: Levels, moved: list[Tensor], steps: int) -> Levels:
-    """Levels of tuned values: finer directions are what the coarser ones make of them."""
-    *coefficients, directions = moved
-    made = [directions]
-    for mixed in reversed(coefficients[1:]):
-        made.insert(0, mixed @ made[0])
-    lengths = [torch.where(d.norm(dim=1) > 0, d.norm(dim=1), 1) for d in made]
-    origin = levels.levels[-1].origin
-    unit = tuple(SNMF(d / length[:, None], origin) for d, length in zip(made, lengths, strict=True))
-    return replace(levels, levels=unit, coefficients=tuple(coefficients), scales=tuple(lengths), tuned=steps)
+def _summed(rows: Tensor, first: Tensor, mixed: Sequence[Tensor], directions: Sequence[Tensor]) -> Tensor:
+    """Σ over levels of ‖a − â‖²."""
+    total, codes = (rows - first @ directions[0]).square().sum(), first
+    for step, here in zip(mixed, directions[1:], strict=True):
+        codes = codes @ step
+        total = total + (rows - codes @ here).square().sum()
+    return total
