@@ -45,7 +45,9 @@ def test_names_of_a_hub_are_refused_without_a_network(name, monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", reached)
     monkeypatch.setattr(socket, "getaddrinfo", reached)
-    with pytest.raises(InputError, match=r"There is no folder .*scribe-resid.* A name of a hub or a release is not looked up: download it first"):
+    with pytest.raises(
+        InputError, match=r"There is no folder .*scribe-resid.* A name of a hub or a release is not looked up: download it first"
+    ):
         load(name)
 
 
