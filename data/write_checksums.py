@@ -11,14 +11,14 @@ else:  # run as a script
     from cards import sha256
 
 HERE = Path(__file__).parent
-FOLDERS = ("scribe", "scribe-relu", "glyph", "samples")
+FOLDERS = ("scribe", "scribe-relu", "glyph", "samples", "dictionaries/*")
 START, END = "<!-- checksums -->", "<!-- end of checksums -->"
 
 
 def table() -> str:
     """Which files are there, how large, and with which checksum? A Markdown table."""
     rows = ["| file | bytes | sha256 |", "|---|---|---|"]
-    for path in sorted(path for folder in FOLDERS for path in (HERE / folder).glob("*") if path.is_file()):
+    for path in sorted(path for folder in FOLDERS for path in HERE.glob(f"{folder}/*") if path.is_file()):
         rows.append(f"| {path.relative_to(HERE)} | {path.stat().st_size:,} | `{sha256(path)}` |")
     return "\n".join(rows)
 

@@ -81,7 +81,8 @@ def test_the_identity_is_the_site_itself_without_an_error(case):
     for score in (act.analyses.attribution_patching, act.analyses.activation_patching):
         parts, units = score(model, pairs, features), score(model, pairs, "blocks.1.mlp.post", units="all")
         assert np.allclose(parts.values[..., :-1], units.values, rtol=0, atol=1e-12)
-        assert not parts.values[..., -1].any()
+        # A node that changes nothing is measured in a forward of another batch shape, whose last bits differ on some processors.
+        assert np.abs(parts.values[..., -1]).max() < 1e-13
 
 
 def test_a_check_and_a_click_need_the_features(case):

@@ -35,6 +35,12 @@ def models() -> list[str]:
     return sorted(n for n, place in _folders().items() if (place / "config.json").is_file())
 
 
+def dictionaries() -> dict[str, Path]:
+    """Name → folder of the bundled dictionaries, ready for `act.dictionaries.load`."""
+    place = _folders().get("dictionaries")
+    return {} if place is None else {p.name: p for p in sorted(place.iterdir()) if (p / "cfg.json").is_file()}
+
+
 def samples(name: str = "") -> Path:
     """The folder of small texts and images for tests and tours, or one file in it.
 

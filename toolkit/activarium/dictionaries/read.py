@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from activarium._registry import Registry
+from activarium.data import dictionaries as bundled
 from activarium.dictionaries.design import Design
 from activarium.dictionaries.layouts._sae_lens import ARCHITECTURES, WEIGHTS
 from activarium.dictionaries.layouts.files import Found
@@ -22,11 +23,12 @@ layouts = Registry("activarium.dictionaries.layouts", Path(__file__).parent / "l
 
 
 def load(folder: str | Path, *, layout: str | None = None, scale: float | None = None, dtype: torch.dtype | None = None) -> SAE:
-    """A dictionary from the folder it was published or saved in.
+    """A bundled dictionary, or one from the folder it was published or saved in.
 
     Args:
-        folder: Holds weights and settings in one of the known layouts: sae-lens (both generations), Gemma Scope, Gemma Scope 2,
-            Llama Scope, dictionary_learning, Sparsify.
+        folder: `"scribe-resid"`, `"scribe-mlp"` or `"glyph-resid"`, which are bundled, or a folder that holds weights and settings
+            in one of the known layouts: sae-lens (both generations), Gemma Scope, Gemma Scope 2, Llama Scope,
+            dictionary_learning, Sparsify.
         layout: Its name, where several would fit.
         scale: What rows were multiplied by in its training, where the files do not tell; it is folded into the weights.
         dtype: Type of the weights; None keeps that of the file.
@@ -38,7 +40,7 @@ def load(folder: str | Path, *, layout: str | None = None, scale: float | None =
         InputError: No such folder, no known layout, another architecture's or damaged weights, or a scale that is not told.
         UnknownName: No layout has that name.
     """
-    folder = Path(folder)
+    folder = bundled().get(str(folder)) or Path(folder)
     if not folder.is_dir():
         raise InputError(
             f"There is no folder {str(folder)!r}. Dictionaries are read from local folders: download the release first (huggingface_hub.snapshot_download)."
