@@ -67,6 +67,13 @@ def test_biases_are_those_of_the_plain_formula():
     assert layer.form(torch.eye(5)[2])(layer.rows(x)) == pytest.approx(plain[:, 2], abs=1e-12)
 
 
+def test_words_say_how_much_of_a_biased_form_is_no_product():
+    """y = (x₁ + 2)(x₂): Q holds ½ for the product and 1 for the linear term, each twice: squares ½ and 2."""
+    layer = BilinearLayer.of(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1, 1), torch.tensor([2.0]))
+    report = bilinear_spectrum(layer, torch.eye(2), {"y": [1.0]})
+    assert any("linear and constant terms are 80% of that sum" in w for w in report.words)
+
+
 def test_the_matrix_by_hand():
     """y = x₁x₂: Q = [[0, ½], [½, 0]] with eigenvalues ±½ along (1, ±1)/√2."""
     layer = BilinearLayer(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1, 1))

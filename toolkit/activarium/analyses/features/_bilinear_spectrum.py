@@ -128,7 +128,7 @@ def bilinear_spectrum(
         "a 1 behind each row": read.layer.constant,
         "seed": seed,
     }
-    return Report(parts, tuple(_words(read, spectra, check, parts)), title="Bilinear spectrum", check=check, diagnostics=notes)
+    return Report(parts, tuple(_words(read, forms, spectra, check, parts)), title="Bilinear spectrum", check=check, diagnostics=notes)
 
 
 def _check(model: Any, block: int | None, labels: Any, approximation: str | None, vectors: int) -> None:
@@ -224,7 +224,16 @@ def _shared(read: Read) -> Series:
     )
 
 
-def _words(read: Read, spectra: Sequence[Spectrum], check: Ranking, parts: Mapping[str, Result]) -> list[str]:
+def _straight(read: Read, spectrum: Spectrum, form: Form) -> str:
+    """How much of the form is linear or constant: what its last row and column hold, where a 1 was appended."""
+    if not read.layer.constant or not spectrum.complete:
+        return ""
+    last = form.times(torch.eye(form.left.shape[1], dtype=torch.float64)[-1])
+    share = float(2 * last.square().sum() - last[-1].square()) / float((spectrum.values**2).sum() or 1.0)
+    return f" (its linear and constant terms are {share:.0%} of that sum)"
+
+
+def _words(read: Read, forms: Sequence[Form], spectra: Sequence[Spectrum], check: Ranking, parts: Mapping[str, Result]) -> list[str]:
     said = []
     if read.linear is None:
         said.append(
@@ -237,11 +246,13 @@ def _words(read: Read, spectra: Sequence[Spectrum], check: Ranking, parts: Mappi
             f"The layer is NOT bilinear. Its Taylor polynomial at the mean row has R² from {check.values[low]:.3f} ({check.names[low]}) to "
             f"{check.values.max():.3f} on {len(read.x):,} rows; the linear part alone {line:.3f} for {check.names[low]}."
         )
-    for name, spectrum in list(zip(read.names, spectra, strict=True))[:4]:
+    for name, spectrum, form in list(zip(read.names, spectra, forms, strict=True))[:4]:
         squares = spectrum.values**2
         first = int(np.searchsorted(squares.cumsum(), 0.9 * squares.sum())) + 1
         of = "" if spectrum.complete else " computed"
-        said.append(f"{name}: {first} of {len(squares)}{of} eigenvectors hold 90% of the sum of squared eigenvalues.")
+        said.append(
+            f"{name}: {first} of {len(squares)}{of} eigenvectors hold 90% of the sum of squared eigenvalues{_straight(read, spectrum, form)}."
+        )
     cut = parts.get("truncation")
     if isinstance(cut, Series) and len(cut.x) > 2:
         at = min(3, len(cut.x) - 1)
