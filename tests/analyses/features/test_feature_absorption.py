@@ -41,6 +41,7 @@ def test_the_absorbed_word_is_found_and_no_other(length):
     sae, recording = planted(True, length)
     report = ask(sae, recording, [w[0] for w in WORDS])
     found = report["absorbed"].to_frame()
+    assert f"'b{BAT}' is absorbed by feature {1 + BAT}." in report.words
     assert report["absorbed"].names == (f"b{BAT}",)
     assert (found["feature"][0], found["property"][0]) == (1 + BAT, "b")
     assert found["cosine"][0] == pytest.approx(2**-0.5, abs=0.1)
@@ -105,6 +106,7 @@ def test_silence_of_features_that_hardly_tell_a_property_is_not_called_absorptio
     report = ask(alone, recording, [w[0] == "b" for w in WORDS])
     assert report["rates"].values.tolist() == [1] and report["rates"].columns["split F1"][0] < 0.8
     assert "hardly tell it (F1 0." in report.words[0] and "no absorption" in report.words[0]
+    assert len(report.words) == 1, "no row is named"
 
 
 def test_rows_of_a_word_are_in_one_part():

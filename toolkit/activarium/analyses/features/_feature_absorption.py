@@ -216,5 +216,7 @@ def _words(rates: Ranking, rows: Ranking, left_out: Mapping[str, str], good: flo
         tells = float(rates.columns["split F1"][i])
         weak = "" if tells >= good else f", but its split features hardly tell it (F1 {tells:.2f}): their silence is no absorption"
         said.append(f"{name}: {value:.1%} of {int(rates.columns['rows'][i])} rows meet the rule{weak}.")
-    said += [f"{rows.names[0]!r} is absorbed by feature {rows.columns['feature'][0]}."] if len(rows.names) else []
+    strong = {name for name, tells in zip(rates.names, rates.columns["split F1"], strict=True) if tells >= good}
+    first = next((i for i, name in enumerate(rows.columns["property"]) if name in strong), None)
+    said += [] if first is None else [f"{rows.names[first]!r} is absorbed by feature {rows.columns['feature'][first]}."]
     return (*said, *([f"Left out: {', '.join(f'{n!r} ({why})' for n, why in left_out.items())}."] if left_out else []))
