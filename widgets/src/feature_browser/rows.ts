@@ -9,6 +9,7 @@ import { brief } from "./sheet.ts";
 
 const LINE = 24;
 const SPARE = 6;
+const [FEATURE, WORDS, NUMBER] = [56, 92, 66]; // least widths of columns, as the styles have them
 
 export interface ListHooks {
   point(feature: number): void;
@@ -78,6 +79,9 @@ export class Rows {
     this.places = new Int32Array(largest(columns.features) + 1);
     this.pool.splice(0);
     this.body.replaceChildren();
+    // Every line is as wide as this, whatever its words: columns stand under their titles.
+    const widths = this.names.map((name) => (columns.words[name] ? WORDS : NUMBER));
+    this.body.style.minWidth = `${widths.reduce((sum, width) => sum + width, FEATURE)}px`;
   }
 
   /** Another order, or another choice of rows. */
@@ -154,7 +158,12 @@ export class Rows {
   private headOf(name: string): HTMLButtonElement {
     const on = this.sort.column === name;
     const words = name === "feature" ? "№" : visible(name);
-    const head = make("button", { type: "button", class: "act-list-title", "data-column": name, title: name });
+    const head = make("button", {
+      type: "button",
+      class: this.columns!.words[name] ? "act-list-title act-list-words" : "act-list-title",
+      "data-column": name,
+      title: name,
+    });
     head.append(make("span", {}, words), on ? (this.sort.down ? " ▾" : " ▴") : "");
     head.setAttribute(
       "aria-label",
