@@ -13,6 +13,8 @@ from activarium.errors import InputError, UnknownSite, unknown
 from activarium.recording import Recording
 from activarium.results import Graph, Layout, Ranking, Report, Result
 
+FEW = 3  # pairs below which no interval is given
+
 
 def factor_hierarchy(
     levels: Levels,
@@ -54,7 +56,8 @@ def factor_hierarchy(
         Shafran et al. 2025, arXiv:2506.10920, sections on hierarchies and on neurons that are used again.
 
     Differs:
-        Intervals, and unrelated pairs of the same level as control. Pairs are not independent (a factor is in several), so intervals are too narrow.
+        Intervals, and unrelated pairs of the same level as control. Pairs are not independent (a factor is in several), so intervals are too narrow;
+        and nodes were made from directions, so that their children overlap follows in part from how they were grouped.
 
     Example:
         >>> model = act.load("scribe")
@@ -90,6 +93,7 @@ def factor_hierarchy(
     }
     unions = sum(bool(c) for c in family.values())
     first = f"{unions} of {len(family)} coarser factors are unions of two or more finer ones."
+    notes["reuse means"] = "children were grouped by their directions, so some of what they share follows from the grouping"
     notes |= {"threshold": threshold, "most": most, "tuned": levels.tuned, "confidence": confidence, "seed": seed}
     return Report(parts, (first, *words), title=f"Hierarchy of factors of {levels.levels[0].origin.site}", diagnostics=notes)
 
@@ -138,7 +142,7 @@ def _reuse(
         every = [(a, b) for a in range(len(support)) for b in range(a + 1, len(support))]
         others = [pair for pair in every if pair not in set(related)]
         mine, rest = _jaccard(support, related), _jaccard(support, others)
-        if len(mine) and len(rest):
+        if len(mine) >= FEW and len(rest) >= FEW:
             drawn = [
                 generator.choice(mine, (resamples, len(mine))).mean(1) - generator.choice(rest, (resamples, min(len(rest), 2000))).mean(1)
             ]
