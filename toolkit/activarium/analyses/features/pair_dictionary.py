@@ -16,6 +16,7 @@ from activarium.rows import Rows
 
 SITE = "difference"
 BATCH = 256
+DEAD_AFTER = 10  # batches without a code: training is short, and a few dead features are many of so few
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +67,18 @@ def pair_dictionary(
         {"example": np.arange(len(rows)), "position": np.zeros(len(rows), int), "kind": np.full(len(rows), "example", dtype=object)}
     )
     recording = Recording({SITE: Activations(rows, "row d_model", site=SITE, index=table)}, {"": table})
-    recipe = Recipe(features, kind="absbatchtopk", k=k, groups=tuple(groups), centre="median", normalised=True, auxiliary=1 / 32, seed=seed)
     size = min(BATCH, len(rows))
+    recipe = Recipe(
+        features,
+        kind="absbatchtopk",
+        k=k,
+        groups=tuple(groups),
+        centre="median",
+        normalised=True,
+        auxiliary=1 / 32,
+        dead_after=DEAD_AFTER * size,
+        seed=seed,
+    )
     size = min(BATCH, len(rows))
     tried = {count: _trained(recording, recipe, size, count, seed) for count in sorted(set(steps))}
     odd = {count: _odd(sae) for count, sae in tried.items()}
