@@ -92,9 +92,8 @@ def _ours(kind: str, rows: Tensor, features: int, k: int) -> Any:
 def _memory(rows: Tensor, features: int, k: int, batch: int, shape: str) -> list[Row]:
     """The most that building a learner and two of its steps take."""
     with _threads(1):
-        statistics: Callable[[], Any] = lambda: _ours("topk", rows[:batch], features, k)
         calls: dict[str, Callable[[], Any]] = {
-            "activarium": statistics,
+            "activarium": lambda: _ours("topk", rows[:batch], features, k),
             "sae-lens": lambda: _sae_lens("topk", rows.shape[1], features, k, batch),
         }
         found = []
