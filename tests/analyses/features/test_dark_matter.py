@@ -7,6 +7,7 @@ import torch
 import activarium as act
 from activarium.analyses import dark_matter, dictionary_quality
 from activarium.analyses.features._dark_matter import _halves
+from activarium.analyses.features.error_cost import TAKEN, without
 from activarium.analyses.features.error_parts import ErrorFit
 from activarium.analyses.features.error_scaling import error_scaling
 from activarium.analyses.features.pursuit import gradient_pursuit
@@ -187,6 +188,18 @@ def test_the_site_lacks_just_the_part_that_was_taken_out(texts):
     quality = dictionary_quality(sae, recorded, model, data)["recovered"].to_frame().set_index("name")
     assert table.loc["whole error", "KL, nats"] == pytest.approx(quality.loc["dictionary", "KL, nats"], rel=1e-4)
     assert table.loc["whole error", "rise of CE"] == pytest.approx(quality.loc["dictionary", "rise of CE"], rel=1e-3)
+
+
+def test_random_directions_are_as_long_as_the_part_and_other_than_it():
+    x, fit = drawn(300, 6), ErrorFit(SAE(Design(6, 12, "topk", k=2), seed=1))
+    fit.add(x, fit.errors(x, x), torch.Generator().manual_seed(5))
+    fit.fit(1e-6)
+    for of in TAKEN.values():
+        part = of(fit.parts(x, fit.errors(x, x)))
+        gone = [x.double() - without(fit, of, "", {}, g)(x, x) for g in (None, torch.Generator().manual_seed(9))]
+        assert torch.allclose(gone[0], part)
+        assert torch.allclose(gone[1].norm(dim=1), part.norm(dim=1))
+        assert torch.cosine_similarity(gone[1], part).mean().abs() < 0.1
 
 
 def test_a_store_and_excluded_rows(texts, tmp_path):

@@ -44,9 +44,9 @@ def error_cost(model: Runner, inputs: Any, splice: Splice, fit: ErrorFit, draw: 
     sizes: dict[str, float] = {}
     edits = {}
     for name, of in TAKEN.items():
-        edits[name] = splice.values(_without(fit, of, name, sizes))
+        edits[name] = splice.values(without(fit, of, name, sizes))
         generator = torch.Generator().manual_seed(draw.seed + APART)
-        edits[f"{RANDOM} {name}"] = splice.values(_without(fit, of, f"{RANDOM} {name}", sizes, generator))
+        edits[f"{RANDOM} {name}"] = splice.values(without(fit, of, f"{RANDOM} {name}", sizes, generator))
     found = changed_answers(model, inputs, edits, progress=progress, doing="taking out errors of")
     lines = {name: _line(answers, sizes[name] / sizes["whole error"], draw) for name, answers in found.items()}
     whole = lines["whole error"]["KL"]
@@ -64,9 +64,11 @@ def error_cost(model: Runner, inputs: Any, splice: Splice, fit: ErrorFit, draw: 
     )
 
 
-def _without(
+def without(
     fit: ErrorFit, of: Callable[[Parts], Tensor], name: str, sizes: dict[str, float], generator: torch.Generator | None = None
 ) -> Callable[[Tensor, Tensor], Tensor]:
+    """What the site holds without a part of the error, or without as much along random directions; adds the squared length to `sizes`."""
+
     def function(x: Tensor, y: Tensor) -> Tensor:
         gone = of(fit.parts(x, fit.errors(x, y)))
         length = gone.norm(dim=1, keepdim=True)
