@@ -113,6 +113,8 @@ def test_codes_older_than_an_append_are_refused_with_words_and_then_extended(pat
     made = keep_codes(grown, dictionary, progress=False)
     fresh = keep_codes(grown, dictionary, "fresh", progress=False)
     assert everything(made)[1].equal(everything(fresh)[1]) and len(made.chosen) == len(grown[SITE])
+    cuts = [[(p["rows"], p["span"]) for p in one.about["parts"]] for one in (made, fresh)]
+    assert cuts[0] == cuts[1], "encoded in the same blocks as in one call"
     assert act.open(path).verify().leftovers == ()
     again = act.capture(model, ["who ?"] * 3, [SITE, "blocks.1.resid_post"], to=path, append=True, progress=False)
     assert again.complete and again.verify().leftovers == ()
