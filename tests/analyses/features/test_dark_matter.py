@@ -275,12 +275,22 @@ def slowly(row, directions, count):
     return codes
 
 
-def test_pursuit_is_the_published_one_row_by_row():
-    directions = torch.nn.functional.normalize(drawn(30, 12), dim=1)
-    rows, counts = drawn(20, 12, seed=1), torch.arange(20) % 7
+@pytest.mark.parametrize("width", [12, 3])
+def test_pursuit_is_the_published_one_row_by_row(width):
+    directions = torch.nn.functional.normalize(drawn(30, width), dim=1)
+    rows, counts = drawn(20, width, seed=1), torch.arange(20) % 7
     codes = gradient_pursuit(rows, directions, counts)
     for row, code, count in zip(rows, codes, counts.tolist(), strict=True):
         assert torch.allclose(code, slowly(row, directions, count), atol=1e-5)
+
+
+def test_pursuit_never_takes_a_direction_backwards():
+    # The third direction, taken first, is no longer wanted once both of the others are there: a step would take it below 0.
+    directions = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0, 0.6], [0.0, 1.0, 0.6], [0.6, 0.6, 1.0]]), dim=1)
+    rows = torch.rand(200, 2, generator=torch.Generator().manual_seed(2)) @ directions[:2] + torch.tensor([0.3, 0.3, -0.4])
+    codes = gradient_pursuit(rows, directions, torch.full((200,), 12))
+    assert codes.min() == 0
+    assert any((codes[:, i] == 0).any() and (codes[:, i] > 0).any() for i in range(3))
 
 
 def test_pursuit_beats_a_bad_encoder_and_takes_no_more_codes():
