@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from activarium.dictionaries import SAE, Codes, Design, Origin
-from activarium.dictionaries.sae import top_mask
+from activarium.dictionaries.sae import top_mask, top_places
 from activarium.errors import InputError
 
 WIDTH, FEATURES, OUT = 6, 20, 4
@@ -94,6 +94,19 @@ def test_numbers_are_those_of_sae_lens(design):
 def test_of_equal_values_the_lower_features_are_kept():
     values = torch.tensor([[1.0, 2.0, 2.0, 2.0], [0.0, 0.0, 0.0, 0.0], [3.0, 1.0, 3.0, 2.0]])
     assert top_mask(values, 2).int().tolist() == [[0, 1, 1, 0], [1, 1, 0, 0], [1, 0, 1, 0]]
+
+
+def test_ties_take_the_lower_feature_in_few_and_in_many_columns():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(0, 4, (200, 60), generator=generator).float()  # almost every row has a tie where the k largest end
+    for k in (1, 7, 59, 60):
+        places = top_places(values, k)
+        by_hand = [sorted(range(60), key=lambda i, row=row: (-row[i], i))[:k] for row in values.tolist()]
+        assert [sorted(row) for row in places.tolist()] == [sorted(row) for row in by_hand]
+    sae = SAE(Design(3, 5, "topk", k=2))
+    sae.encoder.data[:], sae.b_enc.data[:] = 1.0, 0.5  # all features read the same
+    assert sae.codes(torch.ones(2, 3)).features.tolist() == [0, 1, 0, 1]
+    assert torch.equal(sae.codes(torch.ones(2, 3)).dense(), sae.encode(torch.ones(2, 3)).detach())
 
 
 @pytest.mark.parametrize("design", DESIGNS, ids=name)

@@ -86,7 +86,7 @@ def test_exact_against_itself_agrees_in_every_cell():
     exact = analyses.activation_patching(model, pairs, "blocks.*.mlp.out")
     checked = act.against_exact(exact, model, pairs).check
     found = checked.diagnostics
-    assert found["pearson"] == found["slope"] == pytest.approx(1) and found["recall_of_top_10"] == 1 and found["doubts"] == ()
+    assert (found["pearson"], found["slope"]) == pytest.approx((1, 1)) and found["recall_of_top_10"] == 1 and found["doubts"] == ()
     assert np.allclose(checked.columns["approximate"], checked.columns["exact"])
 
 

@@ -67,8 +67,12 @@ class FeatureDictionary(ABC):
     def codes(self, x: Tensor) -> Codes:
         """Sparse codes of rows `row d_in`, without gradients; some rows at a time, so that memory stays flat."""
         with torch.no_grad():
-            parts = [Codes.of_dense(self.encode(rows)) for rows in x.split(max(1, AT_ONCE // self.width))]
+            parts = [self._sparse(rows) for rows in x.split(max(1, AT_ONCE // self.width))]
         return Codes.concatenate(parts) if parts else Codes.of_dense(torch.zeros(0, self.width))
+
+    def _sparse(self, rows: Tensor) -> Codes:
+        """Codes of rows that fit into memory together; a subclass may know a way without dense ones."""
+        return Codes.of_dense(self.encode(rows))
 
     def forward(self, x: Tensor) -> Tensor:
         """What it makes of rows `row d_in`: `row d_out`."""

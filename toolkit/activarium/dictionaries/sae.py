@@ -127,6 +127,13 @@ class SAE(nn.Module, FeatureDictionary):
         """
         return self._encoded(self._scaled(x)[0], features)
 
+    def _sparse(self, rows: Tensor) -> Codes:
+        if self.design.kind not in ("topk", "abstopk"):
+            return super()._sparse(rows)
+        seen = self._scaled(rows)[0]
+        seen = seen - self.b_dec if self.design.subtracts_bias else seen
+        return Codes.of_top(*self._top(linear(seen, self.encoder) + self.b_enc), self.width)
+
     def decode(self, feature_acts: Tensor | Codes) -> Tensor:
         """What codes write, `row d_out`: directions times codes and b_dec.
 
@@ -187,16 +194,18 @@ class SAE(nn.Module, FeatureDictionary):
             return pre.relu() * (pre > self.threshold[chosen])
         if design.kind == "absjump":
             return pre * (pre.abs() > self.threshold[chosen])
-        codes = self._kept(pre)
+        places, values = self._top(pre)
+        codes = torch.zeros_like(pre).scatter(1, places, values)
         return codes if features is None else codes[:, list(features)]
 
-    def _kept(self, pre: Tensor) -> Tensor:
-        """The k largest of each row; of equal ones the lower feature."""
+    def _top(self, pre: Tensor) -> tuple[Tensor, Tensor]:
+        """Places and codes, `row k`, of the k largest of each row; of equal ones the lower feature."""
         if self.design.ranks_by_norm:
             pre = pre * self.W_dec.norm(dim=1)
         signed = self.design.kind == "abstopk"
-        kept = top_mask(pre.detach().abs() if signed else pre.detach(), self.design.k or 1)
-        return torch.where(kept, pre if signed else pre.relu(), 0)
+        places = top_places(pre.detach().abs() if signed else pre.detach(), self.design.k or 1)
+        values = pre.gather(1, places)
+        return places, values if signed else values.relu()
 
     # --- the same dictionary in other words
 
@@ -239,6 +248,18 @@ class SAE(nn.Module, FeatureDictionary):
                 w[name] *= size
             design = replace(design, ranks_by_norm=False)
         return SAE.of_weights(design, w, self.origin)
+
+
+def top_places(values: Tensor, k: int) -> Tensor:
+    """`row k`: places of the k largest of each row; of equal ones the lower, on every machine."""
+    found = values.topk(min(k + 1, values.shape[1]), dim=1)
+    places = found.indices[:, :k].clone()
+    if k < values.shape[1]:
+        # Only where the first that is left out equals the last that is kept does it matter which of them is taken.
+        tied = (found.values[:, k - 1] == found.values[:, k]).nonzero()[:, 0]
+        if len(tied):
+            places[tied] = top_mask(values[tied], k).nonzero()[:, 1].view(-1, k)
+    return places
 
 
 def top_mask(values: Tensor, k: int) -> Tensor:
