@@ -94,8 +94,8 @@ def train(
         arXiv:2502.12892 (archetypes); Dunefsky et al. 2024, arXiv:2406.11944 (transcoders).
 
     Differs:
-        Which features are dead is looked at every ten steps, so that no step waits for its device. The weight of the dead features' term is relative to the rows' squared length. The threshold of `batchtopk` is a running
-        mean corrected for its beginning.
+        Which features are dead is looked at every ten steps, so that no step waits for its device. The weight of the dead features'
+        term is relative to the rows' squared length. The threshold of `batchtopk` is a running mean corrected for its beginning.
 
     Example:
         >>> import activarium as act
