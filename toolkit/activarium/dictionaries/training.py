@@ -90,11 +90,12 @@ def train(
     Source:
         See `act.dictionaries.Recipe` for the kinds; Gao et al. 2024, arXiv:2406.04093 (top-k, dead features); Bussmann et al.
         2024, arXiv:2412.06410 (batch top-k); Bussmann et al. 2025, arXiv:2503.17547 (matryoshka); Rajamanoharan et al. 2024,
-        arXiv:2407.14435 and 2404.16014 (jumprelu, gated); Dunefsky et al. 2024, arXiv:2406.11944 (transcoders).
+        arXiv:2407.14435 and 2404.16014 (jumprelu, gated); Movva et al. 2025, arXiv:2510.26202 (signed codes of a batch); Fel et al. 2025,
+        arXiv:2502.12892 (archetypes); Dunefsky et al. 2024, arXiv:2406.11944 (transcoders).
 
     Differs:
-        The weight of the dead features' term is relative to the rows' squared length. The threshold of `batchtopk` is a running
-        mean corrected for its beginning.
+        Which features are dead is looked at every ten steps, so that no step waits for its device. The weight of the dead features'
+        term is relative to the rows' squared length. The threshold of `batchtopk` is a running mean corrected for its beginning.
 
     Example:
         >>> import activarium as act
