@@ -91,15 +91,17 @@ class Dictionary(Protocol):
 
 @runtime_checkable
 class Pages(Protocol):
-    """Features to leaf through: numbers to sort and filter by, and a page for each, read when it is opened.
+    """Features to leaf through: numbers to sort and filter by, and a page for each, read when it is opened."""
 
-    Attributes:
-        title: What they are features of.
-        columns: Name → one number per feature, `(feature,)`: `fires`, `density`, `max`, …; the first orders them at the start.
-    """
+    @property
+    def title(self) -> str:
+        """What they are features of."""
+        ...
 
-    title: str
-    columns: Mapping[str, np.ndarray]
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """Name → one number per feature, `(feature,)`: `fires`, `density`, `max`, …; the first orders them at the start."""
+        ...
 
     def page(self, feature: int) -> Mapping[str, Any]:
         """All that is known of one feature, as words, numbers and arrays; what is not known is not there.

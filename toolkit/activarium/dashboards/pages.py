@@ -53,9 +53,13 @@ class FeaturePages:
         self.title = str(self.about["title"])
         self._group = lru_cache(maxsize=OPEN)(self._folder.arrays)
 
-    @cached_property
+    @property
     def columns(self) -> Mapping[str, np.ndarray]:
         """Name → one number per feature of the dictionary; NaN for those that no pages were built of."""
+        return self._columns
+
+    @cached_property
+    def _columns(self) -> Mapping[str, np.ndarray]:
         file = self._folder.arrays(COLUMNS)
         return {name: file.get_tensor(name) for name in self.about["columns"]}
 

@@ -110,11 +110,11 @@ def pages_for(ranking: Ranking, given: Pages | str | Path | None) -> tuple[Pages
 
 
 def _opened_at(path: str | Path, must: bool) -> tuple[Pages | None, str]:
-    try:
-        from activarium.dashboards import open_pages
+    from activarium.dashboards import open_pages
 
+    try:
         return open_pages(path), ""
-    except (ImportError, OSError, ActivariumError) as error:
+    except (OSError, ActivariumError) as error:
         words = f"Pages not found at {path}: {error}. Write them again, or give them: FeatureBrowser(ranking, pages)."
         if must:
             raise InputError(words) from error

@@ -42,4 +42,4 @@ def top_tokens(site: Activations, rows: np.ndarray, values: np.ndarray, count: i
     text = np.asarray(site.index["text"]).astype(str)[rows]
     names, owner = np.unique(text, return_inverse=True)
     sums = np.bincount(owner, values, minlength=len(names))
-    return " ".join(names[i] for i in np.argsort(-sums, kind="stable")[:count])
+    return " ".join(str(names[i]) for i in np.argsort(-sums, kind="stable")[:count])
