@@ -139,18 +139,9 @@ def _given(thing: Any, beside: Any, recording: Recording, features: Any, site: s
     dictionary = as_dictionary(thing)
     chosen = numbered(features, dictionary.width)
     # What it writes is not looked at: a transcoder's pages need the rows that it reads alone.
-    source = rows_for(_Reading(dictionary), recording, site=site, exclude=exclude)  # type: ignore[arg-type]
+    source = rows_for(dictionary, recording, site=site, exclude=exclude, written=False)
     coded = SteadyCodes(source, dictionary, chosen)
     return Given(coded, dictionary, chosen or tuple(range(dictionary.width)), dictionary.width, source.inputs.site)
-
-
-class _Reading:
-    """The side of a dictionary that reads, as `rows_for` asks for it."""
-
-    transcoder = False
-
-    def __init__(self, dictionary: FeatureDictionary) -> None:
-        self.origin, self.d_in, self.d_out = dictionary.origin, dictionary.d_in, dictionary.d_in
 
 
 def _temporary() -> Path:

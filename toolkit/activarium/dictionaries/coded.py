@@ -10,6 +10,7 @@ import numpy as np
 
 from activarium.activations import Activations
 from activarium.dictionaries.codes import Codes
+from activarium.dictionaries.design import Origin
 from activarium.dictionaries.dictionary import FeatureDictionary
 from activarium.dictionaries.rows import RowSource
 from activarium.errors import InputError, OtherModel, UnknownSite, unknown
@@ -77,6 +78,7 @@ def rows_for(
     site: str | None = None,
     target: str | None = None,
     exclude: Sequence[str] | None = None,
+    written: bool = True,
 ) -> RowSource:
     """The rows of a recording that a dictionary reads (and those it should write), checked.
 
@@ -86,6 +88,7 @@ def rows_for(
         site: Where it reads, if its origin does not say.
         target: Where it writes, for a transcoder whose origin does not say.
         exclude: Row kinds to leave out; None leaves out what its training left out.
+        written: Also the rows that a transcoder should write; for its codes alone they need not be recorded.
 
     Raises:
         InputError: No site is known, the widths differ, or no row is left.
@@ -95,22 +98,41 @@ def rows_for(
     name = site or dictionary.origin.site
     if not name:
         raise InputError("This dictionary does not say where it reads: its origin.site is empty. Give site='blocks.3.resid_post'.")
-    written = (target or dictionary.origin.target) if dictionary.transcoder else None
-    if dictionary.transcoder and not written:
+    writes = (target or dictionary.origin.target) if dictionary.transcoder and written else None
+    if dictionary.transcoder and written and not writes:
         raise InputError(f"This transcoder reads {name} and does not say where it writes: its origin.target is empty. Give target=….")
     _same_model(dictionary, recording)
     kinds = dictionary.origin.exclude if exclude is None else exclude
-    source = RowSource(_one(recording, name), None if written is None else _one(recording, written), kinds)
-    widths = (source.width, source.target_width)
+    source = RowSource(_one(recording, name), None if writes is None else _one(recording, writes), kinds)
+    widths = (source.width, source.target_width if written else dictionary.d_out)
     if widths != (dictionary.d_in, dictionary.d_out):
         raise InputError(
             f"The dictionary reads {dictionary.d_in} numbers and writes {dictionary.d_out}; {name} has {widths[0]}"
-            + (f" and {written} {widths[1]}" if written else "")
+            + (f" and {writes} {widths[1]}" if writes else "")
             + ". Is it another site's, or another model's?"
         )
     if not len(source):
         raise InputError(f"{name} has no rows left after {', '.join(source.dropped)} were left out. Capture more, or give exclude=().")
     return source
+
+
+def origin_of(recording: Recording | Activations, site: str, source: RowSource, exclude: Sequence[str], target: str = "") -> Origin:
+    """What a recording says of where rows came from: the model, how its weights were processed, and the data."""
+    said = recording.provenance
+    model = said.get("model") or {}
+    processing = model.get("processing") or {}
+    index = source.inputs.index
+    return Origin(
+        site=site,
+        target=target,
+        model=str(model.get("name", "")),
+        weight_hash=str(model.get("weight_hash", "")),
+        centred=bool(processing.get("centred_writing", False)),
+        folded=bool(processing.get("folded_norms", False)),
+        bos=None if index is None or "kind" not in index else bool((np.asarray(index["kind"]).astype(str) == "bos").any()),
+        exclude=tuple(exclude),
+        data=str(said.get("id", "")),
+    )
 
 
 def _one(recording: Recording, name: str) -> Activations:

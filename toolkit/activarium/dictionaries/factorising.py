@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from activarium.activations import Activations
+from activarium.dictionaries.coded import origin_of
 from activarium.dictionaries.codes import Codes
 from activarium.dictionaries.design import Origin
 from activarium.dictionaries.rows import EXCLUDED, RowSource
@@ -113,7 +114,7 @@ def factorise(
     source = source_of(recording, site, exclude)
     _check(source, features, share, init, restarts, steps, dtype)
     winners = None if share is None or share >= 1 else winners_of(share, source.width)
-    origin = origin_of(recording, source, exclude)
+    origin = origin_of(recording, source.inputs.site, source, exclude)
     settings: dict[str, Any] = {"init": init, "restarts": restarts or RESTARTS[init], "steps": steps, "share": share, "seed": seed}
     return factorised(source, features, winners, origin, settings, tolerance=tolerance, patience=patience, dtype=dtype, progress=progress)
 
@@ -164,19 +165,6 @@ def source_of(recording: Recording | Activations, site: str | None, exclude: Seq
     if found.axes[0] == "layer":
         raise InputError(f"{site!r} names several layers; factorise one site: {', '.join(list(found.layers())[:3])}.")
     return RowSource(found, exclude=exclude)
-
-
-def origin_of(recording: Recording | Activations, source: RowSource, exclude: Sequence[str]) -> Origin:
-    """What the recording says of where its rows came from."""
-    said = recording.provenance
-    model = said.get("model") or {}
-    return Origin(
-        site=source.inputs.site,
-        model=str(model.get("name", "")),
-        weight_hash=str(model.get("weight_hash", "")),
-        exclude=tuple(exclude),
-        data=str(said.get("id", "")),
-    )
 
 
 def _check(source: RowSource, features: int, share: float | None, init: str, restarts: int | None, steps: int, dtype: torch.dtype) -> None:

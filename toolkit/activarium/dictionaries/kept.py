@@ -75,7 +75,7 @@ def keep_codes(
     if dtype not in DTYPES:
         raise InputError(f"Codes cannot be kept as {dtype!r}. Choose {' or '.join(DTYPES)}.")
     known = as_dictionary(dictionary)
-    source = rows_for(_Reads(known), store, site=site, exclude=exclude)  # type: ignore[arg-type]
+    source = rows_for(known, store, site=site, exclude=exclude, written=False)
     wanted = _about(store, known, source, dtype, known.origin.exclude if exclude is None else exclude)
     about = None if overwrite or not (folder / MANIFEST).exists() else _read(folder)
     if about is not None:
@@ -217,15 +217,6 @@ class KeptCodes:
         if len(codes) != part["rows"] or codes.width != self.width:
             raise CorruptStore(f"{place} holds codes of {len(codes):,} rows; its manifest lists {part['rows']:,}. Make the codes again.")
         return codes
-
-
-class _Reads:
-    """The side of a dictionary that reads, as `rows_for` asks for it."""
-
-    transcoder = False
-
-    def __init__(self, dictionary: FeatureDictionary) -> None:
-        self.origin, self.d_in, self.d_out = dictionary.origin, dictionary.d_in, dictionary.d_in
 
 
 def _folder(store: Recording, name: str) -> Path:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from activarium.activations import Activations
+from activarium.dictionaries.coded import origin_of
 from activarium.dictionaries.design import Origin
 from activarium.dictionaries.learner import Learner
 from activarium.dictionaries.recipe import Recipe
@@ -132,7 +133,7 @@ def train(
             if pause is not None and ((step + 1) % every == 0 or step + 1 == wanted):
                 _write(Path(pause), plan, learners, history)
     made = [
-        _trained(learner, notes, _origin(recording, site, target, source, exclude))
+        _trained(learner, notes, origin_of(recording, site, source, exclude, target or ""))
         for learner, notes in zip(learners, history, strict=True)
     ]
     return made[0] if isinstance(recipe, Recipe) else made
@@ -167,23 +168,6 @@ def _one(recording: Recording, site: str) -> Activations:
     if found.axes[0] == "layer":
         raise InputError(f"{site!r} names several layers; a dictionary is trained on one site: {', '.join(list(found.layers())[:3])}.")
     return found
-
-
-def _origin(recording: Recording, site: str, target: str | None, source: RowSource, exclude: Sequence[str]) -> Origin:
-    said = recording.provenance
-    model = said.get("model") or {}
-    processing = model.get("processing") or {}
-    return Origin(
-        site=site,
-        target=target or "",
-        model=str(model.get("name", "")),
-        weight_hash=str(model.get("weight_hash", "")),
-        centred=bool(processing.get("centred_writing", False)),
-        folded=bool(processing.get("folded_norms", False)),
-        bos=None if source.inputs.index is None else bool("bos" in set(np.asarray(source.inputs.index["kind"]).astype(str).tolist())),
-        exclude=tuple(exclude),
-        data=str(said.get("id", "")),
-    )
 
 
 def _trained(learner: Learner, notes: Sequence[Mapping[str, float]], origin: Origin) -> Trained:
