@@ -10,6 +10,7 @@ from activarium.dashboards.contexts import BANDS, Contexts
 from activarium.dashboards.octaves import band_of
 from activarium.dashboards.scan import Scan, flat
 from activarium.dictionaries.coded import CodedRows
+from activarium.dictionaries.codes import Codes
 from activarium.errors import InputError
 from activarium.progress import progress_bar
 
@@ -92,7 +93,7 @@ class _Windows:
         self._length, self._place = contexts.length[order], contexts.place[:-1][order]
         self._longest = int(self._length.max(initial=0))
 
-    def fill(self, index: np.ndarray, codes: object) -> None:
+    def fill(self, index: np.ndarray, codes: Codes) -> None:
         """Write the codes of this piece to where contexts show them."""
         low, high = np.searchsorted(self._first, [index[0] - self._longest, index[-1] + 1])
         if low == high:
@@ -109,10 +110,10 @@ class _Windows:
         self.values[self._place[window] + index[local[entry]] - self._first[window]] = value[entry]
 
 
-def _by_feature(rows: int, codes: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _by_feature(rows: int, codes: Codes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes feature by feature: place of the row in the piece, code, and where each feature begins."""
     from scipy.sparse import csr_array
 
-    parts = (codes.values.float().numpy(), codes.features.numpy(), codes.starts.numpy())  # type: ignore[attr-defined]
-    turned = csr_array(parts, shape=(rows, codes.width)).tocsc()  # type: ignore[attr-defined]
+    parts = (codes.values.float().numpy(), codes.features.numpy(), codes.starts.numpy())
+    turned = csr_array(parts, shape=(rows, codes.width)).tocsc()
     return turned.indices.astype(np.int64), turned.data, turned.indptr

@@ -11,6 +11,7 @@ from activarium.dashboards.octaves import Octaves
 from activarium.dashboards.running import Running, drawn, largest_first
 from activarium.dashboards.together import SampledRows
 from activarium.dictionaries.coded import CodedRows
+from activarium.dictionaries.codes import Codes
 from activarium.errors import InputError, NotFinite
 from activarium.progress import progress_bar
 
@@ -31,15 +32,15 @@ class Flat:
         return np.abs(self.value)
 
 
-def flat(index: np.ndarray, codes: object) -> Flat:
+def flat(index: np.ndarray, codes: Codes) -> Flat:
     """Row, feature and code (float32) of every code of a piece.
 
     Raises:
         NotFinite: NaN or infinity among them; the message names row and feature.
     """
-    row = index[codes.rows.numpy()]  # type: ignore[attr-defined]
-    feature = codes.features.numpy().astype(np.int64)  # type: ignore[attr-defined]
-    value = codes.values.to(torch.float32).numpy()  # type: ignore[attr-defined]
+    row = index[codes.rows.numpy()]
+    feature = codes.features.numpy().astype(np.int64)
+    value = codes.values.to(torch.float32).numpy()
     strange = np.flatnonzero(~np.isfinite(value))
     if len(strange):
         at = strange[0]
@@ -75,7 +76,7 @@ class Scan:
         self.top, self.sample = Running(features, top, groups), Running(features, SAMPLE)
         self.together = SampledRows(features, rows, together, seed)
 
-    def add(self, index: np.ndarray, codes: object) -> None:
+    def add(self, index: np.ndarray, codes: Codes) -> None:
         """Take in one piece: numbers of its rows, ascending, and their codes."""
         found = flat(index, codes)
         feature, size = found.feature, found.size
